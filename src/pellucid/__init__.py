@@ -1,0 +1,100 @@
+"""pellucid: transformers you can see through.
+
+Public names are resolved on first use (PEP 562): `import pellucid` loads nothing but this file, the tokenizers load
+no torch, and a model class loads the one file that it is defined in.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "auto": """AutoConfig AutoModel AutoModelForCausalLM AutoModelForMaskedLM AutoModelForMultipleChoice
+        AutoModelForNextSentencePrediction AutoModelForPreTraining AutoModelForQuestionAnswering
+        AutoModelForSequenceClassification AutoModelForTokenClassification""",
+    "config": "PretrainedConfig PreTrainedConfig",
+    "encoding": "BatchEncoding",
+    "errors": """ConfigError FileError HubError InputError MissingDependencyError PellucidError
+        UnknownArgumentError""",
+    "layout": "Layout PackedTokens",
+    "model": "PreTrainedModel",
+    "pipelines": "pipeline",
+    "tokenizer": """AddedToken AutoTokenizer BertTokenizer BertTokenizerFast DistilBertTokenizer
+        DistilBertTokenizerFast PreTrainedTokenizer PreTrainedTokenizerBase PreTrainedTokenizerFast""",
+}
+"""Module → the public names that live in it. Names of architectures are found by looking into `models/`."""
+
+_home_of = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    module = _home_of.get(name) or _architecture_file(name)
+    if module is None:
+        from pellucid.errors import did_you_mean
+
+        raise AttributeError(f"module 'pellucid' has no attribute {name!r}{did_you_mean(name, __dir__())}")
+    value = getattr(importlib.import_module(f"pellucid.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def _architecture_file(name: str) -> str | None:
+    """The file in `models/` that defines the class `name`, found by reading the files' text; nothing is imported."""
+    if not name[:1].isupper():
+        return None
+    return next((f"models.{stem}" for stem, text in _model_texts() if f"\nclass {name}(" in text), None)
+
+
+def _model_texts() -> list[tuple[str, str]]:
+    from pathlib import Path
+
+    folder = Path(__file__).parent / "models"
+    return [(path.stem, path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.py"))]
+
+
+def __dir__() -> list[str]:
+    import re
+
+    classes = [name for _, text in _model_texts() for name in re.findall(r"^class (\w+)\(", text, re.MULTILINE)]
+    return sorted([*globals(), *_home_of, *classes])
+
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time the functions above find the names
+    from pellucid.auto import AutoConfig as AutoConfig
+    from pellucid.auto import AutoModel as AutoModel
+    from pellucid.auto import AutoModelForCausalLM as AutoModelForCausalLM
+    from pellucid.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
+    from pellucid.auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
+    from pellucid.auto import AutoModelForNextSentencePrediction as AutoModelForNextSentencePrediction
+    from pellucid.auto import AutoModelForPreTraining as AutoModelForPreTraining
+    from pellucid.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
+    from pellucid.auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
+    from pellucid.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
+    from pellucid.config import PreTrainedConfig as PreTrainedConfig
+    from pellucid.config import PretrainedConfig as PretrainedConfig
+    from pellucid.encoding import BatchEncoding as BatchEncoding
+    from pellucid.errors import ConfigError as ConfigError
+    from pellucid.errors import FileError as FileError
+    from pellucid.errors import HubError as HubError
+    from pellucid.errors import InputError as InputError
+    from pellucid.errors import MissingDependencyError as MissingDependencyError
+    from pellucid.errors import PellucidError as PellucidError
+    from pellucid.errors import UnknownArgumentError as UnknownArgumentError
+    from pellucid.layout import Layout as Layout
+    from pellucid.layout import PackedTokens as PackedTokens
+    from pellucid.model import PreTrainedModel as PreTrainedModel
+    from pellucid.models.bert import *  # noqa: F403
+    from pellucid.models.distilbert import *  # noqa: F403
+    from pellucid.pipelines import pipeline as pipeline
+    from pellucid.tokenizer import AddedToken as AddedToken
+    from pellucid.tokenizer import AutoTokenizer as AutoTokenizer
+    from pellucid.tokenizer import BertTokenizer as BertTokenizer
+    from pellucid.tokenizer import BertTokenizerFast as BertTokenizerFast
+    from pellucid.tokenizer import DistilBertTokenizer as DistilBertTokenizer
+    from pellucid.tokenizer import DistilBertTokenizerFast as DistilBertTokenizerFast
+    from pellucid.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
+    from pellucid.tokenizer import PreTrainedTokenizerBase as PreTrainedTokenizerBase
+    from pellucid.tokenizer import PreTrainedTokenizerFast as PreTrainedTokenizerFast

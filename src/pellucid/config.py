@@ -1,0 +1,441 @@
+"""Model configurations: typed, validated, strict about keywords and faithful to `config.json`.
+
+Each architecture declares its fields in its own file:
+
+    class BertConfig(PretrainedConfig):
+        model_type = "bert"
+        hidden_size: Size = 768
+
+A field's annotation is its check: `BertConfig(hidden_size="big")` and `BertConfig(hiden_size=8)` raise one line
+each. Keys of a `config.json` that no field knows are kept in `extra` and written back unchanged.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import types
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import pellucid.hub as hub
+from pellucid.errors import ConfigError, did_you_mean, reject_unknown
+from pellucid.files import atomic_folder, read_json, write_json
+
+
+class Range(NamedTuple):
+    """The smallest and largest value a number in a configuration may have, both included."""
+
+    low: float
+    high: float
+
+
+Size = Annotated[int, Range(1, 2**31 - 1)]
+"""A count of things that a model is built of: at least one."""
+Count = Annotated[int, Range(0, 2**31 - 1)]
+"""A count that may be zero."""
+Rate = Annotated[float, Range(0.0, 1.0)]
+"""A probability, such as a dropout rate."""
+Positive = Annotated[float, Range(0.0, float("inf"))]
+"""A number that is not negative."""
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+@dataclass_transform(kw_only_default=True)
+class PretrainedConfig:
+    """What every model's configuration has; the architectures add their own fields.
+
+    Args are keywords only, each a field of the class. Class counts can be given as `num_labels`, `id2label` or
+    `label2id`; without any of them there are two, `LABEL_0` and `LABEL_1`.
+
+    Raises:
+        UnknownArgumentError: for a keyword that is not a field, naming the nearest one.
+        ConfigError: for a value of the wrong type or outside its range.
+    """
+
+    model_type: ClassVar[str] = ""
+    attribute_map: ClassVar[dict[str, str]] = {}
+    """Other names of fields: `{"hidden_size": "dim"}` lets DistilBERT answer to the common name."""
+
+    architectures: list[str] | None = None
+    dtype: str | None = None
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    return_dict: bool = True
+    chunk_size_feed_forward: Count = 0
+    is_encoder_decoder: bool = False
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    id2label: dict[int, str] | None = None
+    label2id: dict[str, int] | None = None
+    problem_type: ProblemType | None = None
+    name_or_path: str = ""
+
+    _fields: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._fields = {}  # name → annotation, resolved on first use
+        cls.attribute_map = {"torch_dtype": "dtype", **cls.attribute_map}
+
+    def __init__(self, **values: Any) -> None:
+        cls = type(self)
+        fields = cls.fields()
+        values = {cls.attribute_map.get(name, name): value for name, value in values.items()}
+        num_labels = values.pop("num_labels", None)
+        if unknown := values.keys() - fields.keys():
+            reject_unknown(cls.__name__, unknown, cls.keywords())
+        object.__setattr__(self, "extra", {})
+        for name in fields:
+            setattr(self, name, values[name] if name in values else copy.copy(getattr(cls, name)))
+        self._set_labels(num_labels)
+        self.validate()
+
+    # ------------------------------------------------------------------ fields
+
+    @classmethod
+    def fields(cls) -> dict[str, Any]:
+        """Every field of this configuration with its annotation, the architecture's own ones last."""
+        if not cls._fields:
+            for name, hint in get_type_hints(cls, include_extras=True).items():
+                if get_origin(hint) is not ClassVar:
+                    cls._fields[name] = hint
+        return cls._fields
+
+    @classmethod
+    def keywords(cls) -> set[str]:
+        """Every keyword that building this configuration accepts."""
+        return {*cls.fields(), *cls.attribute_map, "num_labels"}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        cls = type(self)
+        name = cls.attribute_map.get(name, name)
+        if name == "num_labels":
+            self._set_labels(value)
+            return
+        fields = cls.fields()
+        if name not in fields:
+            if name in self.extra:
+                self.extra[name] = value
+                return
+            raise ConfigError(f"{cls.__name__}: there is no field {name!r}{did_you_mean(name, fields)}")
+        value = _plain(name, value)
+        if problem := _mismatch(value, fields[name]):
+            raise ConfigError(f"{cls.__name__}: {name}: got {value!r}, wanted {problem}")
+        object.__setattr__(self, name, value)
+        if name == "id2label" and value is not None:
+            object.__setattr__(self, "label2id", {label: index for index, label in value.items()})
+
+    def __getattr__(self, name: str) -> Any:  # only called when normal look-up fails
+        target = type(self).attribute_map.get(name)
+        if target is not None:
+            return getattr(self, target)
+        extra = self.__dict__.get("extra", {})
+        if name in extra:
+            return extra[name]
+        near = "" if name.startswith("_") else did_you_mean(name, type(self).fields())
+        raise AttributeError(f"{type(self).__name__}: there is no field {name!r}{near}")
+
+    extra: ClassVar[dict[str, Any]]
+    """Keys read from `config.json` that no field knows, kept to be written back (set on each instance)."""
+
+    def validate(self) -> None:
+        """Check what one field's annotation cannot say. Architectures extend it; models call it before building."""
+
+    def require(self, met: bool, field: str, wanted: str) -> None:
+        """Raise `ConfigError` naming `field` and its value unless `met`."""
+        if not met:
+            raise ConfigError(f"{type(self).__name__}: {field}: got {getattr(self, field)!r}, wanted {wanted}")
+
+    # ------------------------------------------------------------------ labels
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes a classification head tells apart."""
+        return len(self.id2label or {})
+
+    def _set_labels(self, num_labels: int | None) -> None:
+        """Bring `id2label` and `label2id` in step with each other and with an explicit count."""
+        if self.id2label is None and self.label2id is not None:
+            self.id2label = {index: label for label, index in sorted(self.label2id.items(), key=lambda item: item[1])}
+        if num_labels is None:
+            num_labels = len(self.id2label) if self.id2label is not None else 2
+        if not isinstance(num_labels, int) or isinstance(num_labels, bool) or not 1 <= num_labels <= 10_000_000:
+            raise ConfigError(f"{type(self).__name__}: num_labels: got {num_labels!r}, wanted a whole number from 1")
+        if self.id2label is None or len(self.id2label) != num_labels:
+            self.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
+
+    @property
+    def use_return_dict(self) -> bool:
+        """Older name of `return_dict`."""
+        return self.return_dict
+
+    # ------------------------------------------------------------------ to and from JSON
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], **overrides: Any) -> Self:
+        """Build from the contents of a `config.json`; keys that no field knows are kept in `extra`.
+
+        Args:
+            config_dict: keys and values as in the file.
+            overrides: fields to change; unlike keys of the file, an unknown one is refused.
+        """
+        known = cls.keywords()
+        values = {key: value for key, value in config_dict.items() if key in known}
+        if config_dict.get("id2label") is None and config_dict.get("_num_labels") is not None:
+            values.setdefault("num_labels", config_dict["_num_labels"])  # written by very old versions
+        if "dtype" in values:
+            values.pop("torch_dtype", None)
+        if unknown := overrides.keys() - known:
+            reject_unknown(cls.__name__, unknown, known)
+        if overrides.keys() & {"num_labels", "id2label", "label2id"}:
+            for key in ("num_labels", "id2label", "label2id"):
+                if key != "id2label" or "label2id" in overrides or "id2label" in overrides:
+                    values.pop(key, None)
+        values.update(overrides)
+        values["name_or_path"] = values.get("name_or_path") or ""
+        config = cls(**values)
+        dropped = known | {"model_type", "_name_or_path", "_num_labels", "use_return_dict"}
+        config.extra.update({key: value for key, value in config_dict.items() if key not in dropped})
+        return config
+
+    @classmethod
+    def from_json_file(cls, json_file: str | PathLike[str]) -> Self:
+        """Build from one JSON file."""
+        return cls.from_dict(read_json(Path(json_file)))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike[str],
+        *,
+        revision: str | None = "main",
+        token: str | bool | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        subfolder: str = "",
+        trust_remote_code: bool = False,
+        return_unused_kwargs: bool = False,
+        **overrides: Any,
+    ) -> Any:
+        """Read the configuration of a checkpoint: a folder, a JSON file or a name on the Hub.
+
+        Args:
+            pretrained_model_name_or_path: folder, path of a JSON file, or Hub name such as `"bert-base-uncased"`.
+            revision: branch, tag or commit on the Hub.
+            token: access token; `None` uses the one that is logged in, `False` none.
+            cache_dir: where downloads are kept; default the Hub cache (`HF_HUB_CACHE`).
+            local_files_only: never use the network.
+            force_download: download again even if cached.
+            subfolder: folder inside the repository.
+            trust_remote_code: only `False`; code from a checkpoint is never run.
+            return_unused_kwargs: return `(config, unused)` and put unknown overrides in `unused`.
+            overrides: fields to change, such as `num_labels=3`; unknown ones are refused.
+
+        Raises:
+            HubError, FileError: the file cannot be had or is damaged.
+            ConfigError, UnknownArgumentError: a value or an override is wrong.
+        """
+        refuse_remote_code(trust_remote_code)
+        values = load_config_dict(
+            pretrained_model_name_or_path, revision, token, cache_dir, local_files_only, force_download, subfolder
+        )
+        unused: dict[str, Any] = {}
+        if return_unused_kwargs:
+            unused = {key: overrides.pop(key) for key in overrides.keys() - cls.keywords()}
+        config = cls.from_dict(values, **overrides)
+        config.name_or_path = str(pretrained_model_name_or_path)
+        return (config, unused) if return_unused_kwargs else config
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and extra keys, ready for JSON."""
+        values = {name: getattr(self, name) for name in type(self).fields() if name != "name_or_path"}
+        return copy.deepcopy({**self.extra, **values, "model_type": self.model_type})
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What `config.json` holds: the architecture's own fields, and the common ones that differ from default."""
+        common = PretrainedConfig.fields()
+        default_labels = {index: f"LABEL_{index}" for index in range(2)}
+        values = self.to_dict()
+        for name in common:
+            own = name in vars(type(self)) or any(name in vars(base) for base in type(self).__mro__[1:-2])
+            if not own and name != "name_or_path" and values[name] == getattr(PretrainedConfig, name):
+                del values[name]
+        if values.get("id2label") == default_labels:
+            del values["id2label"], values["label2id"]
+        return values
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The text of `config.json`, keys sorted; `use_diff=False` lists every field."""
+        values = self.to_diff_dict() if use_diff else self.to_dict()
+        return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def to_json_file(self, json_file_path: str | PathLike[str], use_diff: bool = True) -> None:
+        """Write the configuration to one JSON file."""
+        write_json(Path(json_file_path), json.loads(self.to_json_string(use_diff)))
+
+    def save_pretrained(self, save_directory: str | PathLike[str], *, push_to_hub: bool = False) -> None:
+        """Write `config.json` into a folder, atomically.
+
+        Args:
+            save_directory: the folder, made if missing.
+            push_to_hub: also upload the folder to the Hub repository named like the folder.
+        """
+        with atomic_folder(Path(save_directory)) as folder:
+            self.to_json_file(folder.path / "config.json")
+        if push_to_hub:
+            self.push_to_hub(Path(save_directory).name)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload configuration",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload `config.json` to a Hub repository (made if missing) and return its address."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.to_json_file(Path(folder) / "config.json")
+            return hub.push_folder(
+                repo_id,
+                folder,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+    def update(self, config_dict: Mapping[str, Any]) -> None:
+        """Set several fields at once."""
+        for name, value in config_dict.items():
+            setattr(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PretrainedConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(type(self).fields())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+
+PreTrainedConfig = PretrainedConfig
+
+
+def load_config_dict(
+    name_or_path: str | PathLike[str],
+    revision: str | None = "main",
+    token: str | bool | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    subfolder: str = "",
+) -> dict[str, Any]:
+    """The contents of a checkpoint's `config.json` as a dictionary (arguments as in `from_pretrained`)."""
+    path = Path(name_or_path)
+    if not path.is_file():
+        found = hub.resolve_file(
+            name_or_path,
+            "config.json",
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            subfolder=subfolder,
+        )
+        assert found is not None  # required files are found or raise
+        path = found
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: got a JSON {type(values).__name__}, wanted an object with the model's settings")
+    return values
+
+
+def refuse_remote_code(trust_remote_code: bool) -> None:
+    """Raise unless `trust_remote_code` is false: a checkpoint is data here, and nothing in it is ever run."""
+    if trust_remote_code:
+        raise ConfigError(
+            "trust_remote_code: got True, wanted False; code that comes with a checkpoint is never run, "
+            "only architectures that are part of the library can be loaded"
+        )
+
+
+# ---------------------------------------------------------------------- checking one value against its annotation
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Bring a value into the form it has in JSON: torch dtypes as text, label numbers as integers."""
+    if name == "dtype" and type(value).__name__ == "dtype":
+        return str(value).removeprefix("torch.")
+    if name == "id2label" and isinstance(value, Mapping):
+        try:
+            return {int(index): label for index, label in value.items()}
+        except (TypeError, ValueError):
+            raise ConfigError(f"id2label: got keys {list(value)[:3]!r}, wanted whole numbers") from None
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _mismatch(value: Any, hint: Any) -> str | None:
+    """`None` when `value` fits the annotation, else what was wanted in words."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        low, high = args[1]
+        wanted = _mismatch(value, args[0])
+        return wanted or (None if low <= value <= high else f"a number from {low:g} to {high:g}")
+    if origin in (Union, types.UnionType):
+        reasons = [_mismatch(value, option) for option in args]
+        return None if None in reasons else " or ".join(str(reason) for reason in reasons)
+    if origin is Literal:
+        return None if value in args else "one of " + ", ".join(repr(option) for option in args)
+    if origin is list:
+        fits = isinstance(value, list) and all(_mismatch(item, args[0]) is None for item in value)
+        return None if fits else f"a list of {_name(args[0])}"
+    if origin is dict:
+        fits = isinstance(value, dict) and all(
+            _mismatch(key, args[0]) is None and _mismatch(item, args[1]) is None for key, item in value.items()
+        )
+        return None if fits else f"a dictionary from {_name(args[0])} to {_name(args[1])}"
+    if hint is Any:
+        return None
+    if hint is float:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    elif hint is int:
+        fits = isinstance(value, int) and not isinstance(value, bool)
+    elif hint is types.NoneType or hint is None:
+        return None if value is None else "null"
+    else:
+        fits = isinstance(value, hint)
+    return None if fits else _name(hint)
+
+
+def _name(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a dictionary"}
+    return names.get(hint, str(hint))

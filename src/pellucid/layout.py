@@ -1,0 +1,292 @@
+"""How a batch lies in memory: the real tokens of all sequences one after another, and no padding.
+
+A padded batch `[B, S]` is packed to `[T]` where a model is entered, and its results are unpacked where it is left.
+In between, embeddings, linears and norms see `[T, H]` and need to know nothing; attention asks the layout which
+tokens belong together. Sequences are packed in order of length, so that those of equal length lie side by side and
+are attended to as one dense block.
+
+Axes: `B` batch, `S` width of the padded batch, `T` packed tokens, `N` heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import accumulate, groupby
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import InputError
+
+Ids = Tensor | None  # an argument of a model that may be left out
+Asked = bool | Collection[int] | None  # attention weights: of no layer, of all, or of the layers listed
+Maps = tuple[Tensor, ...]  # attention weights of one layer, run by run: [count, N, length, length]
+OptionalTensor = TypeVar("OptionalTensor", Tensor, None, Tensor | None)
+
+
+class Run(NamedTuple):
+    """`count` sequences of `length` tokens each, from packed token `start` on."""
+
+    start: int
+    count: int
+    length: int
+
+
+class Layout:
+    """Which packed token belongs to which sequence and position, and the way back to the padded form.
+
+    Attributes:
+        batch: number of sequences, `B`.
+        width: length of the longest sequence, or the width `S` of the padded batch.
+        runs: blocks of equally long sequences, in packed order; empty sequences have none.
+        index: `[T]`, place of each packed token in the flattened padded batch; `None` when it is its own place
+            (nothing is padded) or when there is no padded form.
+        padded: whether results go back to `[B, S, ...]`; otherwise they stay `[T, ...]`.
+        choices: how many of the sequences are choices of one question (their inputs came as `[B, C, S]`).
+        mask: `[B, 1, S or 1, S]` of booleans, for a batch whose attention pattern cannot be packed.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        width: int,
+        runs: tuple[Run, ...],
+        *,
+        index: Tensor | None = None,
+        starts: Tensor | None = None,
+        padded: bool = True,
+        mask: Tensor | None = None,
+        real: Tensor | None = None,
+    ) -> None:
+        self.batch, self.width, self.runs = batch, width, runs
+        self.index, self.padded, self.mask = index, padded, mask
+        self.choices = 1
+        self._starts = starts  # [B] packed place of each sequence's first token, -1 for an empty one; None: multiples
+        self._real = real  # [B, S] booleans of the real tokens, when padding is carried along under a mask
+
+    # ------------------------------------------------------------------ ways to make one
+
+    @classmethod
+    def full(cls, batch: int, width: int) -> Layout:
+        """`batch` sequences of `width` tokens each: nothing to pack."""
+        return cls(batch, width, (Run(0, batch, width),))
+
+    @classmethod
+    def from_lengths(cls, lengths: Sequence[int]) -> Layout:
+        """Sequences that the caller has packed already, in the caller's order; results stay packed."""
+        starts = list(accumulate(lengths, initial=0))[:-1]
+        runs = _runs(lengths)
+        where = None if len(runs) <= 1 and 0 not in lengths else _starts(starts, lengths)
+        return cls(len(lengths), max(lengths, default=0), runs, starts=where, padded=False)
+
+    @classmethod
+    def from_mask(cls, mask: Tensor) -> Layout:
+        """Pack the tokens where a padding mask `[B, S]` is not zero, the shortest sequences first."""
+        batch, width = mask.shape
+        real = mask != 0
+        if torch.compiler.is_compiling():  # packed shapes depend on the values, which a compiled graph cannot
+            return cls(batch, width, (Run(0, batch, width),), mask=real[:, None, None, :], real=real)
+        lengths = real.sum(dim=1)
+        order = torch.argsort(lengths, stable=True)
+        sizes: list[int] = lengths[order].tolist()
+        if not sizes or sizes[0] == width:
+            return cls.full(batch, width)
+        row, column = real[order].nonzero(as_tuple=True)
+        first = torch.empty(batch, dtype=torch.long)
+        first[order.cpu()] = _starts(list(accumulate(sizes, initial=0))[:-1], sizes)
+        index = order[row] * width + column
+        return cls(batch, width, _runs(sizes), index=index, starts=first.to(mask.device))
+
+    @classmethod
+    def from_pattern(cls, mask: Tensor) -> Layout:
+        """A batch in which each token has its own set of visible tokens: `mask` `[B, S, S]` or `[B, 1, S, S]`."""
+        pattern = (mask if mask.dim() == 4 else mask[:, None]) != 0
+        batch, width = pattern.shape[0], pattern.shape[-1]
+        return cls(batch, width, (Run(0, batch, width),), mask=pattern)
+
+    # ------------------------------------------------------------------ padded → packed → padded
+
+    def pack(self, values: OptionalTensor) -> OptionalTensor:
+        """`[B, S, ...]` → `[T, ...]`; values that are packed already, and `None`, pass through."""
+        if values is None or not self.padded:
+            return values
+        flat = values.reshape(self.batch * self.width, *values.shape[2:])
+        return flat if self.index is None else flat.index_select(0, self.index)
+
+    def pack_labels(self, labels: Tensor) -> Tensor:
+        """`pack` for labels of tokens; padding that had to be carried along gets -100, which no loss counts."""
+        if self._real is not None:
+            labels = labels.masked_fill(~self._real, -100)
+        return self.pack(labels)
+
+    def unpack(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """`[T, ...]` → `[B, S, ...]` with `fill` at padding; when the caller handed in packed tokens, unchanged."""
+        if not self.padded:
+            return values
+        shape = (self.batch, self.width, *values.shape[1:])
+        if self.index is not None:
+            empty = values.new_full((self.batch * self.width, *values.shape[1:]), fill)
+            values = empty.index_copy(0, self.index, values)
+        values = values.view(shape)
+        if self._real is not None:
+            real = self._real.view(*self._real.shape, *(1,) * (values.dim() - 2))
+            values = values.masked_fill(~real, fill)
+        return values
+
+    def unpack_spans(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of being an answer's first and last token, `[T, 2]` → `[B, S]` each; padding gets the lowest number."""
+        lowest = torch.finfo(logits.dtype).min
+        start, end = logits.unbind(-1)
+        return self.unpack(start, lowest), self.unpack(end, lowest)
+
+    def unpack_all(self, states: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+        """`unpack` for each of a tuple of hidden states."""
+        return None if states is None else tuple(self.unpack(state) for state in states)
+
+    def first(self, hidden: Tensor) -> Tensor:
+        """`[T, H]` → `[B, H]`: each sequence's first real token, in the order of the batch."""
+        if self._real is not None:
+            place = self._real.int().argmax(dim=1)
+            return self.unpack(hidden)[torch.arange(self.batch, device=hidden.device), place]
+        if self._starts is None:
+            return hidden.view(self.batch, self.width, -1)[:, 0]
+        chosen = hidden.index_select(0, self._starts.clamp(min=0))
+        return torch.where((self._starts >= 0)[:, None], chosen, torch.zeros_like(chosen))
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        """`[T, ...]` → one `[length, ...]` for each sequence; for tokens that the caller packed."""
+        return list(values.split([run.length for run in self.runs for _ in range(run.count)]))
+
+    def positions(self, device: torch.device) -> Tensor:
+        """`[T]`: each token's place in its sequence; in a padded batch, its column."""
+        if not self.padded:
+            columns = [torch.arange(run.length, device=device).repeat(run.count) for run in self.runs]
+            return torch.cat(columns) if columns else torch.zeros(0, dtype=torch.long, device=device)
+        if self.index is not None:
+            return self.index % self.width
+        return torch.arange(self.width, device=device).repeat(self.batch)
+
+    def unpack_maps(self, layers: tuple[tuple[Tensor, ...], ...] | None) -> tuple[Tensor, ...] | None:
+        """Attention weights of each layer, run by run `[count, N, length, length]`, → `[B, N, S, S]` a layer."""
+        return None if layers is None else tuple(self._unpack_map(blocks) for blocks in layers)
+
+    def _unpack_map(self, blocks: tuple[Tensor, ...]) -> Tensor:
+        if self.padded and self.index is None:
+            return blocks[0]
+        heads = blocks[0].shape[1] if blocks else 0
+        device = blocks[0].device if blocks else None
+        places = self.index
+        if places is None:  # packed by the caller: as if padded on the right
+            row = torch.arange(self.batch, device=device).repeat_interleave(
+                torch.tensor([run.length for run in self.runs for _ in range(run.count)], device=device)
+            )
+            places = row * self.width + self.positions(row.device)
+        full = blocks[0].new_zeros(self.batch, self.width, self.width, heads)
+        for run, block in zip(self.runs, blocks, strict=True):
+            place = places[run.start : run.start + run.count * run.length].view(run.count, run.length)
+            row, column = place // self.width, place % self.width
+            full = full.index_put((row[:, :, None], column[:, :, None], column[:, None, :]), block.permute(0, 2, 3, 1))
+        return full.permute(0, 3, 1, 2)
+
+
+def _runs(lengths: Sequence[int]) -> tuple[Run, ...]:
+    """Blocks of neighbouring sequences of equal length; empty ones are passed over."""
+    runs, start = [], 0
+    for length, group in groupby(lengths):
+        count = sum(1 for _ in group)
+        if length:
+            runs.append(Run(start, count, length))
+        start += count * length
+    return tuple(runs)
+
+
+def _starts(starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
+    """`[B]`: where each sequence begins, `-1` for an empty one."""
+    return torch.tensor([start if length else -1 for start, length in zip(starts, lengths, strict=True)])
+
+
+class PackedTokens(NamedTuple):
+    """The inputs of a body in packed form: what `pack_tokens` makes, and pipelines hand over directly.
+
+    Attributes:
+        layout: which token belongs to which sequence.
+        input_ids: `[T]` vocabulary indices, or `None` when `inputs_embeds` is given.
+        token_type_ids: `[T]` first or second text of a pair; `None` means all first.
+        position_ids: `[T]` places; `None` means counted from the start of each sequence.
+        inputs_embeds: `[T, H]` word vectors in place of `input_ids`.
+    """
+
+    layout: Layout
+    input_ids: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    position_ids: Tensor | None = None
+    inputs_embeds: Tensor | None = None
+
+    @classmethod
+    def from_lists(
+        cls,
+        input_ids: Sequence[Sequence[int]],
+        token_type_ids: Sequence[Sequence[int]] | None = None,
+        device: torch.device | str | None = None,
+    ) -> PackedTokens:
+        """Pack lists of ids, one a sequence, in the given order; sorted by length they run fastest."""
+        layout = Layout.from_lengths([len(ids) for ids in input_ids])
+        types = None if token_type_ids is None else _join(token_type_ids, device)
+        return cls(layout, _join(input_ids, device), types)
+
+
+def _join(rows: Sequence[Sequence[int]], device: torch.device | str | None) -> Tensor:
+    return torch.tensor([number for row in rows for number in row], dtype=torch.long, device=device)
+
+
+def pack_tokens(
+    input_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    inputs_embeds: Tensor | None = None,
+) -> PackedTokens:
+    """The entrance of a model: drop the padding of a batch.
+
+    Args:
+        input_ids: `[B, S]`, or `[B, C, S]` for multiple choice; exactly one of this and `inputs_embeds`.
+        attention_mask: `[B, S]`, zero at padding (anywhere); or `[B, S, S]` / `[B, 1, S, S]`, which tokens each token
+            may see; `None` means that every token is real.
+        token_type_ids: `[B, S]` or `None`.
+        position_ids: `[B, S]`, `[1, S]` or `None` for the columns' numbers.
+        inputs_embeds: `[B, S, H]` or `None`.
+
+    Raises:
+        InputError: when shapes do not fit each other, or both or neither of ids and vectors are given.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        which = "neither" if input_ids is None else "both"
+        raise InputError(f"input_ids and inputs_embeds: got {which}, wanted exactly one of them")
+    source, axes = (input_ids, 2) if input_ids is not None else (inputs_embeds, 3)
+    assert source is not None
+    if source.dim() == axes + 1:  # choices: each is a sequence of its own, all of the same question in a row
+        choices = source.shape[1]
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        packed = pack_tokens(*(None if each is None else each.flatten(0, 1) for each in inputs))
+        packed.layout.choices = choices
+        return packed
+    if source.dim() != axes:
+        name, wanted = ("input_ids", "[batch, sequence]") if axes == 2 else ("inputs_embeds", "[batch, sequence, hidden]")
+        raise InputError(f"{name}: got shape {list(source.shape)}, wanted {wanted}; for one text add a first axis: x[None]")
+    batch, width = source.shape[:2]
+    if attention_mask is None:
+        layout = Layout.full(batch, width)
+    elif attention_mask.shape == (batch, width):
+        layout = Layout.from_mask(attention_mask)
+    elif attention_mask.shape in ((batch, width, width), (batch, 1, width, width)):
+        layout = Layout.from_pattern(attention_mask)
+    else:
+        raise InputError(f"attention_mask: got shape {list(attention_mask.shape)}, wanted {[batch, width]} like the tokens")
+    if token_type_ids is not None and token_type_ids.shape != (batch, width):
+        raise InputError(f"token_type_ids: got shape {list(token_type_ids.shape)}, wanted {[batch, width]} like the tokens")
+    if position_ids is not None:
+        position_ids = position_ids.expand(batch, width)
+    return PackedTokens(
+        layout, layout.pack(input_ids), layout.pack(token_type_ids), layout.pack(position_ids), layout.pack(inputs_embeds)
+    )

@@ -1,0 +1,350 @@
+"""DistilBERT: BERT with half the layers, no token types and no pooler, taught by BERT.
+
+Sanh et al. 2019, "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter", arXiv:1910.01108.
+Checkpoints: distilbert-base-uncased, distilbert-base-uncased-finetuned-sst-2-english.
+
+Axes: `B` batch, `S` sequence, `T` packed tokens (all real tokens of the batch), `H` hidden, `N` heads,
+`D` head size, `V` vocabulary, `C` classes.
+
+The way through: `Embeddings` turns ids into vectors, each `TransformerBlock` lets the tokens look at each other
+(`MultiHeadSelfAttention`) and then transforms each token on its own (`FFN`); the heads read the answer off.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pellucid import ops, outputs
+from pellucid.config import Positive, PretrainedConfig, Rate, Size
+from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
+from pellucid.model import PreTrainedModel
+from pellucid.outputs import BaseModelOutput, ModelOutput
+
+
+class DistilBertConfig(PretrainedConfig):
+    """Sizes and rates of a DistilBERT; the defaults are those of distilbert-base-uncased."""
+
+    model_type = "distilbert"
+    attribute_map = {
+        "hidden_size": "dim",
+        "num_attention_heads": "n_heads",
+        "num_hidden_layers": "n_layers",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+    }
+
+    vocab_size: Size = 30522
+    max_position_embeddings: Size = 512
+    sinusoidal_pos_embds: bool = False
+    n_layers: Size = 6
+    n_heads: Size = 12
+    dim: Size = 768
+    hidden_dim: Size = 3072
+    dropout: Rate = 0.1
+    attention_dropout: Rate = 0.1
+    activation: str = "gelu"
+    initializer_range: Positive = 0.02
+    qa_dropout: Rate = 0.1
+    seq_classif_dropout: Rate = 0.2
+    pad_token_id: int | None = 0
+
+    def validate(self) -> None:
+        """Heads must share the hidden size evenly, and the activation must exist."""
+        self.require(self.dim % self.n_heads == 0, "n_heads", f"a divisor of dim {self.dim}")
+        self.require(self.activation in ops.ACTIVATIONS, "activation", f"one of {sorted(ops.ACTIVATIONS)}")
+
+
+class Embeddings(nn.Module):
+    """Word and position vectors, added and normalised: ids `[T]` → `[T, H]`."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.dim, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.dim)
+        self.LayerNorm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, tokens: PackedTokens) -> Tensor:
+        layout, input_ids, _, position_ids, vectors = tokens
+        if input_ids is not None:
+            vectors = ops.embed(self.word_embeddings, input_ids)  # [T] → [T, H]
+        assert vectors is not None
+        if position_ids is None:
+            ops.check_length(layout.width, self.position_embeddings.num_embeddings)
+            position_ids = layout.positions(vectors.device)
+        vectors = vectors + ops.embed(self.position_embeddings, position_ids, "position_ids")
+        return self.dropout(self.LayerNorm(vectors))
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """Each token gathers from the tokens of its sequence what its query finds in their keys: `[T, H]` → `[T, H]`."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.dropout = nn.Dropout(config.attention_dropout)
+        self.q_lin = nn.Linear(config.dim, config.dim)
+        self.k_lin = nn.Linear(config.dim, config.dim)
+        self.v_lin = nn.Linear(config.dim, config.dim)
+        self.out_lin = nn.Linear(config.dim, config.dim)
+
+    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
+        query = self.q_lin(hidden).unflatten(-1, (self.n_heads, -1))  # [T, H] → [T, N, D]
+        key = self.k_lin(hidden).unflatten(-1, (self.n_heads, -1))
+        value = self.v_lin(hidden).unflatten(-1, (self.n_heads, -1))
+        dropout = self.dropout.p if self.training else 0.0
+        mixed, maps = ops.attention(query, key, value, layout, dropout=dropout, need_weights=need_weights)
+        return self.out_lin(mixed), maps
+
+
+class FFN(nn.Module):
+    """Each token on its own: widen, bend, narrow. `[T, H]` → `[T, H]`."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.lin1 = nn.Linear(config.dim, config.hidden_dim)
+        self.lin2 = nn.Linear(config.hidden_dim, config.dim)
+        self.activation = ops.activation(config.activation)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.dropout(self.lin2(self.activation(self.lin1(hidden))))  # H → hidden_dim → H
+
+
+class TransformerBlock(nn.Module):
+    """Attention between tokens, then a feed-forward network on each; after both, add what went in and normalise."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__()
+        self.attention = MultiHeadSelfAttention(config)
+        self.sa_layer_norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.ffn = FFN(config)
+        self.output_layer_norm = nn.LayerNorm(config.dim, eps=1e-12)
+
+    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
+        mixed, maps = self.attention(hidden, layout, need_weights)
+        hidden = self.sa_layer_norm(mixed + hidden)
+        return self.output_layer_norm(self.ffn(hidden) + hidden), maps
+
+
+class Transformer(nn.Module):
+    """The layers, one after another."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
+        states, maps = [hidden], []
+        for number, layer in enumerate(self.layer):
+            need_weights = ops.picks(want_maps, number)
+            if self.gradient_checkpointing and self.training:
+                hidden, weights = checkpoint(layer, hidden, layout, need_weights, use_reentrant=False)
+            else:
+                hidden, weights = layer(hidden, layout, need_weights)
+            if want_states:
+                states.append(hidden)
+            if weights is not None:
+                maps.append(weights)
+        return hidden, tuple(states) if want_states else None, tuple(maps) if want_maps else None
+
+
+class DistilBertPreTrainedModel(PreTrainedModel):
+    """What all DistilBERT classes have in common: their configuration and the names of their parts."""
+
+    config_class = DistilBertConfig
+    base_model_prefix = "distilbert"
+    input_embeddings = "embeddings.word_embeddings"
+    config: DistilBertConfig
+
+    def init_parameter(self, module: nn.Module, name: str, parameter: Tensor) -> None:
+        """As in every model, but for fixed waves as positions when `sinusoidal_pos_embds` says so."""
+        super().init_parameter(module, name, parameter)
+        if self.config.sinusoidal_pos_embds and parameter.shape == (self.config.max_position_embeddings, self.config.dim):
+            if module is self.base_model.embeddings.position_embeddings:
+                place = torch.arange(parameter.shape[0], dtype=torch.float64)[:, None]
+                rate = 10000.0 ** (-torch.arange(0, parameter.shape[1], 2, dtype=torch.float64) / parameter.shape[1])
+                parameter[:, 0::2] = torch.sin(place * rate).to(parameter.dtype)
+                parameter[:, 1::2] = torch.cos(place * rate).to(parameter.dtype)[:, : parameter.shape[1] // 2]
+
+
+class DistilBertModel(DistilBertPreTrainedModel):
+    """The body: ids in, one vector for each token out."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.transformer = Transformer(config)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, inputs_embeds: Ids = None, position_ids: Ids = None,
+        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
+        packed: PackedTokens | None = None,
+    ) -> BaseModelOutput | tuple[Tensor, ...]:  # fmt: skip
+        """Run the body.
+
+        Args:
+            input_ids: `[B, S]` vocabulary indices; exactly one of this, `inputs_embeds` and `packed`.
+            attention_mask: `[B, S]`, 0 at padding; or `[B, S, S]`, which tokens each token sees. Default: all real.
+            inputs_embeds: `[B, S, H]` word vectors instead of ids.
+            position_ids: `[B, S]`. Default: the column number.
+            output_attentions: return attention weights `[B, N, S, S]`: of all layers (`True`) or those listed.
+            output_hidden_states: return the states `[B, S, H]` before the first and after each layer.
+            return_dict: `False` gives a plain tuple.
+            packed: tokens that are packed already; results then stay packed, `[T, H]` in place of `[B, S, H]`.
+
+        Raises:
+            InputError: for shapes that do not fit, ids outside the vocabulary, or a text longer than the model reads.
+        """
+        tokens = packed or pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds)
+        want_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        want_maps = self.config.output_attentions if output_attentions is None else output_attentions
+        hidden = self.embeddings(tokens)  # [T] → [T, H]
+        hidden, states, maps = self.transformer(hidden, tokens.layout, want_maps, want_states)
+        if packed is not None:
+            return BaseModelOutput(hidden, states, maps)
+        output = BaseModelOutput(tokens.layout.unpack(hidden), states, maps)
+        return self.finish(output, tokens.layout, return_dict)
+
+
+class DistilBertHead(DistilBertPreTrainedModel, ABC):
+    """The way through a model with a head: the body, then `read`, which takes the head's answer off it."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__(config)
+        self.distilbert = DistilBertModel(config)
+
+    @abstractmethod
+    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
+        """Logits, and the loss when there are labels, from the packed states `[T, H]`."""
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, inputs_embeds: Ids = None, labels: Ids = None,
+        position_ids: Ids = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, packed: PackedTokens | None = None,
+    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
+        """Run body and head: arguments as in `DistilBertModel`, and the head's `labels`, which add a `loss`."""
+        tokens = packed or pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds)
+        body = self.distilbert(
+            packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states
+        )
+        output = self.read(body.last_hidden_state, tokens.layout, labels)
+        return self.finish(output, tokens.layout, return_dict, body)
+
+
+class DistilBertForMaskedLM(DistilBertHead):
+    """The word behind each `[MASK]`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
+
+    output_embeddings = "vocab_projector"
+    tied = {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"}
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__(config)
+        self.activation = ops.activation(config.activation)
+        self.vocab_transform = nn.Linear(config.dim, config.dim)
+        self.vocab_layer_norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.vocab_projector = nn.Linear(config.dim, config.vocab_size)
+        self.post_init()
+
+    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
+        """`logits` `[B, S, V]`."""
+        hidden = self.vocab_layer_norm(self.activation(self.vocab_transform(hidden)))
+        logits = self.vocab_projector(hidden)  # [T, H] → [T, V]
+        return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+
+
+class DistilBertForSequenceClassification(DistilBertHead):
+    """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__(config)
+        self.pre_classifier = nn.Linear(config.dim, config.dim)
+        self.classifier = nn.Linear(config.dim, config.num_labels)
+        self.dropout = nn.Dropout(config.seq_classif_dropout)
+        self.post_init()
+
+    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
+        """`logits` `[B, C]`."""
+        pooled = self.pre_classifier(layout.first(hidden)).relu()  # [T, H] → [B, H]
+        logits = self.classifier(self.dropout(pooled))  # [B, H] → [B, C]
+        return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
+
+
+class DistilBertForMultipleChoice(DistilBertHead):
+    """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__(config)
+        self.pre_classifier = nn.Linear(config.dim, config.dim)
+        self.classifier = nn.Linear(config.dim, 1)
+        self.dropout = nn.Dropout(config.seq_classif_dropout)
+        self.post_init()
+
+    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
+        """`logits` `[B, C]`."""
+        pooled = self.pre_classifier(layout.first(hidden)).relu()  # [T, H] → [B*C, H]
+        logits = self.classifier(self.dropout(pooled)).view(-1, layout.choices)  # [B*C, H] → [B, C]
+        return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
+
+
+class DistilBertForTokenClassification(DistilBertHead):
+    """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.dim, config.num_labels)
+        self.post_init()
+
+    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
+        """`logits` `[B, S, C]`."""
+        logits = self.classifier(self.dropout(hidden))  # [T, H] → [T, C]
+        return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+
+
+class DistilBertForQuestionAnswering(DistilBertPreTrainedModel):
+    """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__(config)
+        self.distilbert = DistilBertModel(config)
+        self.qa_outputs = nn.Linear(config.dim, 2)
+        self.dropout = nn.Dropout(config.qa_dropout)
+        self.post_init()
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, inputs_embeds: Ids = None,
+        start_positions: Ids = None, end_positions: Ids = None, position_ids: Ids = None,
+        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
+        packed: PackedTokens | None = None,
+    ) -> outputs.QuestionAnsweringModelOutput | tuple[Tensor, ...]:  # fmt: skip
+        """Arguments as in `DistilBertModel`; positions of the answer's first and last token add a `loss`."""
+        tokens = packed or pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds)
+        body = self.distilbert(
+            packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states
+        )
+        logits = self.qa_outputs(self.dropout(body.last_hidden_state))  # [T, H] → [T, 2]
+        start, end = tokens.layout.unpack_spans(logits)  # [B, S] each
+        loss = ops.span_loss(start, end, start_positions, end_positions)
+        return self.finish(outputs.QuestionAnsweringModelOutput(loss, start, end), tokens.layout, return_dict, body)
+
+
+CONFIG = DistilBertConfig
+HEADS = {
+    "Model": DistilBertModel,
+    "ForPreTraining": DistilBertForMaskedLM,
+    "ForMaskedLM": DistilBertForMaskedLM,
+    "ForSequenceClassification": DistilBertForSequenceClassification,
+    "ForMultipleChoice": DistilBertForMultipleChoice,
+    "ForTokenClassification": DistilBertForTokenClassification,
+    "ForQuestionAnswering": DistilBertForQuestionAnswering,
+}
+TINY = {"vocab_size": 99, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 40}

@@ -1,0 +1,147 @@
+"""What models return: values with names, readable in every way that a tuple or a dictionary is.
+
+`outputs.logits`, `outputs["logits"]`, `outputs[0]`, `outputs[:2]`, `loss, logits = outputs` and `{**outputs}` all
+work. Values that were not asked for are `None` and do not count as entries. Iterating gives the values, as a named
+tuple does; `outputs.keys()` and `outputs.items()` give the names.
+
+Axes: `B` batch, `S` sequence, `H` hidden, `N` heads, `V` vocabulary, `C` classes or choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from pellucid.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ModelOutput:
+    """Base of all outputs; entries are the fields that are not `None`, in the order they are declared."""
+
+    def keys(self) -> list[str]:
+        """Names of the entries."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]  # type: ignore[arg-type]
+
+    def values(self) -> list[Any]:
+        """Values of the entries."""
+        return [getattr(self, name) for name in self.keys()]  # noqa: SIM118  (iterating gives values)
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Pairs of name and value."""
+        return [(name, getattr(self, name)) for name in self.keys()]  # noqa: SIM118
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The entry of that name, or `default`."""
+        return getattr(self, name) if name in self else default
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The values as a plain tuple, what `return_dict=False` gives."""
+        return tuple(self.values())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in self:
+            names = self.keys()
+            raise KeyError(f"{type(self).__name__} has no entry {key!r}{did_you_mean(key, names)}; it has {names}")
+        return getattr(self, key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self, key, value)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()  # noqa: SIM118
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.to_tuple())
+
+
+@dataclass
+class BaseModelOutput(ModelOutput):
+    """The body's answer.
+
+    Attributes:
+        last_hidden_state: `[B, S, H]`, the last layer's vector of each token; zero at padding.
+        hidden_states: embeddings and each layer's output, each `[B, S, H]`, when asked for.
+        attentions: each layer's attention weights, each `[B, N, S, S]`, when asked for.
+    """
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class BaseModelOutputWithPooling(ModelOutput):
+    """The body's answer with one vector for the whole sequence: `pooler_output` `[B, H]`."""
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class LossAndLogits(ModelOutput):
+    """What a head answers: `loss` (a scalar, when labels were given) and `logits`, unnormalised scores."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class MaskedLMOutput(LossAndLogits):
+    """`logits` `[B, S, V]`: scores of every vocabulary entry at every position."""
+
+
+class CausalLMOutput(LossAndLogits):
+    """`logits` `[B, S, V]`: scores of every vocabulary entry as the next token."""
+
+
+class SequenceClassifierOutput(LossAndLogits):
+    """`logits` `[B, C]`: a score for each class."""
+
+
+class NextSentencePredictorOutput(LossAndLogits):
+    """`logits` `[B, 2]`: the second text follows the first (0), or does not (1)."""
+
+
+class MultipleChoiceModelOutput(LossAndLogits):
+    """`logits` `[B, C]`: a score for each choice."""
+
+
+class TokenClassifierOutput(LossAndLogits):
+    """`logits` `[B, S, C]`: a score for each class at each token."""
+
+
+@dataclass
+class QuestionAnsweringModelOutput(ModelOutput):
+    """`start_logits` and `end_logits` `[B, S]`: scores of each token to begin or end the answer.
+
+    At padding they hold the lowest number of their type, so that a softmax or an argmax never picks padding.
+    """
+
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class BertForPreTrainingOutput(ModelOutput):
+    """`prediction_logits` `[B, S, V]` of the masked words and `seq_relationship_logits` `[B, 2]` of the pair."""
+
+    loss: Tensor | None = None
+    prediction_logits: Tensor | None = None
+    seq_relationship_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
