@@ -86,8 +86,25 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the functions ab
     from pellucid.layout import Layout as Layout
     from pellucid.layout import PackedTokens as PackedTokens
     from pellucid.model import PreTrainedModel as PreTrainedModel
-    from pellucid.models.bert import *  # noqa: F403
-    from pellucid.models.distilbert import *  # noqa: F403
+    from pellucid.models.bert import BertConfig as BertConfig
+    from pellucid.models.bert import BertForMaskedLM as BertForMaskedLM
+    from pellucid.models.bert import BertForMultipleChoice as BertForMultipleChoice
+    from pellucid.models.bert import BertForNextSentencePrediction as BertForNextSentencePrediction
+    from pellucid.models.bert import BertForPreTraining as BertForPreTraining
+    from pellucid.models.bert import BertForQuestionAnswering as BertForQuestionAnswering
+    from pellucid.models.bert import BertForSequenceClassification as BertForSequenceClassification
+    from pellucid.models.bert import BertForTokenClassification as BertForTokenClassification
+    from pellucid.models.bert import BertLMHeadModel as BertLMHeadModel
+    from pellucid.models.bert import BertModel as BertModel
+    from pellucid.models.bert import BertPreTrainedModel as BertPreTrainedModel
+    from pellucid.models.distilbert import DistilBertConfig as DistilBertConfig
+    from pellucid.models.distilbert import DistilBertForMaskedLM as DistilBertForMaskedLM
+    from pellucid.models.distilbert import DistilBertForMultipleChoice as DistilBertForMultipleChoice
+    from pellucid.models.distilbert import DistilBertForQuestionAnswering as DistilBertForQuestionAnswering
+    from pellucid.models.distilbert import DistilBertForSequenceClassification as DistilBertForSequenceClassification
+    from pellucid.models.distilbert import DistilBertForTokenClassification as DistilBertForTokenClassification
+    from pellucid.models.distilbert import DistilBertModel as DistilBertModel
+    from pellucid.models.distilbert import DistilBertPreTrainedModel as DistilBertPreTrainedModel
     from pellucid.pipelines import pipeline as pipeline
     from pellucid.tokenizer import AddedToken as AddedToken
     from pellucid.tokenizer import AutoTokenizer as AutoTokenizer

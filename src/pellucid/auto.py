@@ -49,7 +49,9 @@ class AutoConfig:
     """The configuration of any supported checkpoint, in the class of its architecture."""
 
     def __init__(self) -> None:
-        raise InputError("AutoConfig is not made directly: AutoConfig.from_pretrained(name) or AutoConfig.for_model(type)")
+        raise InputError(
+            "AutoConfig is not made directly: AutoConfig.from_pretrained(name) or AutoConfig.for_model(type)"
+        )
 
     @classmethod
     def from_pretrained(
@@ -65,7 +67,7 @@ class AutoConfig:
         trust_remote_code: bool = False,
         return_unused_kwargs: bool = False,
         **overrides: Any,
-    ) -> Any:
+    ) -> PretrainedConfig:
         """Read a checkpoint's configuration; arguments as in `PretrainedConfig.from_pretrained`."""
         refuse_remote_code(trust_remote_code)
         name = pretrained_model_name_or_path
@@ -76,7 +78,9 @@ class AutoConfig:
             unused = {key: overrides.pop(key) for key in overrides.keys() - found.keywords()}
         config = found.from_dict(values, **overrides)
         config.name_or_path = str(name)
-        return (config, unused) if return_unused_kwargs else config
+        if return_unused_kwargs:
+            return config, unused  # type: ignore[return-value]
+        return config
 
     @classmethod
     def for_model(cls, model_type: str, **values: Any) -> PretrainedConfig:
@@ -88,7 +92,9 @@ class AutoConfig:
     def register(model_type: str, config: type[PretrainedConfig], exist_ok: bool = False) -> None:
         """Make a configuration class of your own known under its `model_type`."""
         if config.model_type != model_type:
-            raise InputError(f"AutoConfig.register: got {model_type!r} for a class whose model_type is {config.model_type!r}")
+            raise InputError(
+                f"AutoConfig.register: got {model_type!r} for a class whose model_type is {config.model_type!r}"
+            )
         if not exist_ok and (model_type in _config_classes or model_type in model_files()):
             raise InputError(f"AutoConfig.register: {model_type!r} is taken; pass exist_ok=True to replace it")
         _config_classes[model_type] = config
@@ -145,7 +151,7 @@ class AutoModel:
         low_cpu_mem_usage: bool | None = None,
         trust_remote_code: bool = False,
         **config_overrides: Any,
-    ) -> Any:
+    ) -> PreTrainedModel:
         """Load a checkpoint in the class of its architecture; arguments as in `PreTrainedModel.from_pretrained`."""
         where: dict[str, Any] = {
             "revision": revision,
@@ -189,7 +195,9 @@ class AutoModel:
     ) -> None:
         """Make a model class of your own the answer for a configuration class."""
         if not exist_ok and config_class in cls.registered:
-            raise InputError(f"{cls.__name__}.register: {config_class.__name__} is taken; pass exist_ok=True to replace it")
+            raise InputError(
+                f"{cls.__name__}.register: {config_class.__name__} is taken; pass exist_ok=True to replace it"
+            )
         cls.registered[config_class] = model_class
 
 

@@ -235,7 +235,7 @@ class PretrainedConfig:
         trust_remote_code: bool = False,
         return_unused_kwargs: bool = False,
         **overrides: Any,
-    ) -> Any:
+    ) -> Self:
         """Read the configuration of a checkpoint: a folder, a JSON file or a name on the Hub.
 
         Args:
@@ -263,7 +263,9 @@ class PretrainedConfig:
             unused = {key: overrides.pop(key) for key in overrides.keys() - cls.keywords()}
         config = cls.from_dict(values, **overrides)
         config.name_or_path = str(pretrained_model_name_or_path)
-        return (config, unused) if return_unused_kwargs else config
+        if return_unused_kwargs:
+            return config, unused  # type: ignore[return-value]
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and extra keys, ready for JSON."""

@@ -29,7 +29,9 @@ JSON_LIMIT = 16 * MB
 JSON_DEPTH = 64
 """How deep lists and objects of a JSON file may nest."""
 JSON_CONTAINERS = 1_000_000
-"""How many lists and objects a JSON file may hold: a few bytes of text can cost 200 bytes of memory each."""
+"""How many lists and objects a JSON file may hold: two bytes of text can cost 200 bytes of memory."""
+JSON_VALUES = 3_000_000
+"""How many values a JSON file may hold; the largest published tokenizers have half of that."""
 MIRROR_LIMIT = 20_000
 """With more other files than this, a target folder gets its new files one by one instead of being exchanged."""
 
@@ -49,8 +51,8 @@ def quoted(value: object) -> str:
 def open_regular(path: StrPath, limit: int | None = None, *, follow: bool = False) -> BinaryIO:
     """Open an ordinary file for reading; never waits on a pipe, never reads a device.
 
-    A symbolic link is followed when it ends in the folder it stands in or, as in the Hub cache, leads from
-    `snapshots/` to `blobs/` of the same repository. A checkpoint can so not name other files of this machine.
+    A symbolic link is followed when it ends in the folder it stands in or, as in the Hub cache, leads from a
+    repository's `snapshots/` to its `blobs/`. So a checkpoint cannot name other files of this machine.
 
     Args:
         path: the file.
@@ -93,9 +95,10 @@ def _check_link(path: Path) -> None:
     """Refuse a symbolic link that leaves its folder, except into the blobs of the same Hub repository."""
     folder, target = path.parent.resolve(), path.resolve()
     allowed = [folder]
-    for level in (folder, *folder.parents):
-        if level.parent.name == "snapshots":
-            allowed.append(level.parent.parent / "blobs")
+    for level in folder.parents:
+        repository = level.parent
+        if level.name == "snapshots" and repository.name.startswith(("models--", "datasets--", "spaces--")):
+            allowed += [repository / "blobs", repository.parent / "blobs"]  # of the repository; shared by the cache
     if not any(target.is_relative_to(root) for root in allowed):
         raise FileError(
             f"{path}: a symbolic link out of the checkpoint's folder, to {quoted(str(target))}, is not followed; "
@@ -136,8 +139,8 @@ def read_json(path: StrPath, limit: int = JSON_LIMIT, *, follow: bool = False) -
 @strict
 def parse_json(text: str, source: str) -> Any:
     """The value of JSON `text` under the rules of `read_json`; `source` is the file's name for messages."""
-    if text.count("[") + text.count("{") > JSON_CONTAINERS:
-        raise FileError(f"{source}: more than {JSON_CONTAINERS:,} lists and objects, which no checkpoint needs")
+    if text.count("[") + text.count("{") > JSON_CONTAINERS or text.count(",") > JSON_VALUES:
+        raise FileError(f"{source}: more than {JSON_CONTAINERS:,} lists and objects or {JSON_VALUES:,} values")
 
     def refuse(constant: str) -> NoReturn:
         raise FileError(f"{source}: got the number {constant}, wanted finite numbers only")
@@ -439,12 +442,16 @@ def _publish(staged: StagedFolder, target: Path) -> None:
             _sync_folder(target.parent)
             return
     if new.parent == target.parent and not _is_working_folder(target):
+        exchanged = False
         with suppress(OSError):  # whatever the file system cannot do is done the other way
             _mirror(target, new, staged)
             _sync_folder(new)
             _exchange(new, target)
+            exchanged = True
+        if exchanged:
             _sync_folder(target.parent)
-            _rescue(new, target, staged)
+            with suppress(OSError):
+                _rescue(new, target, staged)
             return
     try:
         _replace_one_by_one(staged, target, written)

@@ -1,17 +1,10 @@
 """From a name or a path to files on this machine; the only module that touches the network.
 
-A folder is used as it is. Anything else is a repository on the Hub: its files come from the cache that the whole
-field shares (`HF_HUB_CACHE`, else `HF_HOME`/hub, else `~/.cache/huggingface/hub`), or are downloaded into it:
+A folder is used as it is. Anything else is a repository on the Hub: its files come from the cache (`hub_cache`) or
+are downloaded into it.
 
-    models--user--name/
-      blobs/ETAG                   the bytes
-      refs/main                    the commit that a branch or tag pointed to when last asked
-      snapshots/COMMIT/config.json a link into blobs/
-      .no_exist/COMMIT/FILE        an empty file: the Hub said that COMMIT has no FILE
-
-Questions that the cache can answer (offline, or a commit hash whose file is there) are answered by a small look-up
-of our own: no request, and `huggingface_hub`, which takes 0.12 s to import, stays unimported. The rest goes through
-`huggingface_hub`, whose errors become one-line `HubError`s that say what to do.
+What the cache can answer, offline or for a commit hash, costs no request, and `huggingface_hub` stays unimported.
+The rest goes through `huggingface_hub`, whose errors become one-line `HubError`s that say what to do.
 
 Variables read, each time they are needed: `HF_HOME`, `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `XDG_CACHE_HOME`,
 `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`, `HF_ENDPOINT`; `HF_TOKEN` and the timeouts are read by `huggingface_hub`.
@@ -22,39 +15,52 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pellucid.errors import FileError, HubError, InputError, PellucidError, did_you_mean, strict
+from pellucid.hub_cache import (
+    COMMIT,
+    Cached,
+    CachedRepo,
+    StrPath,
+    cache_folder,
+    check_relative,
+    check_repo_name,
+    commit_of,
+    holds,
+    list_cache,
+    relative_files,
+    remove_cached,
+)
 
-DEFAULT_ENDPOINT = "https://huggingface.co"
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+__all__ = [
+    "CachedRepo",
+    "cache_folder",
+    "commit_of",
+    "is_local",
+    "list_cache",
+    "list_files",
+    "offline",
+    "push_folder",
+    "remove_cached",
+    "resolve_file",
+    "snapshot",
+]
+
+T = TypeVar("T")
+
 _TRUE = {"1", "ON", "YES", "TRUE"}
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPO_NAME = re.compile(r"(?:\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", re.ASCII)
-_LOOKS_LIKE_PATH = re.compile(r"[/~\\]|\.{1,2}(?:[/\\]|$)|[A-Za-z]:[/\\]")
-_SECRET = re.compile(r"hf_\w{6,}|Bearer\s+\S+", re.IGNORECASE)
+_LOOKS_LIKE_PATH = re.compile(r"[/~]|\.{1,2}(?:/|$)|[A-Za-z]:/|.*\\|.*/.*/", re.DOTALL)
+_SECRET = re.compile(r"hf_\w{6,}|Bearer\s+\S+|(?<=\?)\w+=\S+", re.IGNORECASE)
 
 
-# --- what the environment says -------------------------------------------------------------------------------------
-
-
-def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder that holds the cached repositories: `cache_dir`, or what the environment says.
-
-    `HF_HUB_CACHE`, then `HUGGINGFACE_HUB_CACHE`, then `HF_HOME`/hub, then `XDG_CACHE_HOME`/huggingface/hub, then
-    `~/.cache/huggingface/hub`, as `huggingface_hub` has it.
-    """
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser()
-    get = os.environ.get
-    home = get("HF_HOME") or os.path.join(get("XDG_CACHE_HOME") or "~/.cache", "huggingface")  # noqa: PTH118
-    folder = get("HF_HUB_CACHE") or get("HUGGINGFACE_HUB_CACHE") or os.path.join(home, "hub")  # noqa: PTH118
-    return Path(os.path.expandvars(folder)).expanduser()
-
-
+@strict
 def offline() -> bool:
     """Whether `HF_HUB_OFFLINE` (or, where that is not set, `TRANSFORMERS_OFFLINE`) forbids the network."""
     return _offline_variable() is not None
@@ -71,17 +77,15 @@ def _endpoint() -> str | None:
     return (os.environ.get("HF_ENDPOINT") or "").rstrip("/") or None
 
 
-# --- names ---------------------------------------------------------------------------------------------------------
-
-
 @strict
-def is_local(name_or_path: str | os.PathLike[str]) -> bool:
+def is_local(name_or_path: StrPath) -> bool:
     """Whether this means something on this machine (it exists, or is written like a path) and not a Hub name."""
-    if not isinstance(name_or_path, str):
+    if not isinstance(name_or_path, str) or _LOOKS_LIKE_PATH.match(name_or_path):
         return True
-    if _LOOKS_LIKE_PATH.match(name_or_path) or "\\" in name_or_path or name_or_path.count("/") > 1:
-        return True
-    return os.path.exists(name_or_path)  # noqa: PTH110 (never raises, whatever the string holds)
+    try:
+        return Path(name_or_path).exists()
+    except OSError:  # longer than any file name
+        return False
 
 
 def _check_source(name_or_path: Any) -> None:
@@ -89,42 +93,20 @@ def _check_source(name_or_path: Any) -> None:
         raise InputError(f"name_or_path: got {name_or_path!r}, expected a Hub name such as 'user/name' or a folder")
 
 
-def _check_repo_name(name: str) -> None:
-    if not _REPO_NAME.fullmatch(name) or "--" in name or ".." in name or name.endswith((".git", "-", ".")):
-        raise HubError(
-            f"{name!r} is neither a folder here nor a name on the Hub ('name' or 'user/name', of letters, digits,"
-            " '-', '_' and '.')"
-        )
-
-
-def _check_inside(name: str, what: str) -> str:
-    """Refuse a relative name that could lead out of its folder on any system; return it."""
-    parts = name.split("/") if isinstance(name, str) else [""]
-    if any(part in {"", ".", ".."} for part in parts) or re.search(r"[\\:\x00-\x1f]", name):
-        raise HubError(f"{what} {name!r}: expected a relative name such as 'config.json' or 'folder/config.json'")
-    return name
-
-
-# --- one file ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class _Asked:
-    """One question to the Hub: which repository, at which revision, as whom, into which cache."""
+class _Asked(Cached):
+    """One question to the Hub: which revision of which repository, for which cache, as whom, about which file."""
 
-    name: str
-    revision: str
-    cache: Path
     token: str | bool | None = field(default=None, repr=False)
     file: str = ""
 
     @property
-    def folder(self) -> Path:
-        return self.cache / f"models--{self.name.replace('/', '--')}"
+    def endpoint(self) -> str:
+        return _endpoint() or "https://huggingface.co"
 
     @property
     def url(self) -> str:
-        return f"{_endpoint() or DEFAULT_ENDPOINT}/{self.name}"
+        return f"{self.endpoint}/{self.name}"
 
     @property
     def client(self) -> dict[str, Any]:
@@ -133,27 +115,27 @@ class _Asked:
 
 
 def _ask(
-    name: str,
-    revision: str | None,
-    token: str | bool | None,
-    cache_dir: str | os.PathLike[str] | None,
-    file: str = "",
+    name_or_path: StrPath, revision: str | None, token: str | bool | None, cache_dir: StrPath | None, file: str = ""
 ) -> _Asked:
-    _check_repo_name(name)
-    _check_inside(revision or "main", "revision")
+    name, revision = os.fspath(name_or_path), revision or "main"
+    check_repo_name(name)
+    check_relative(revision, "revision")
     if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
         raise InputError("token: it is empty or holds a space or a line break; copy it again from the Hub's settings")
-    return _Asked(name, revision or "main", cache_folder(cache_dir), token, file)
+    return _Asked(name, revision, cache_folder(cache_dir), token, file)
+
+
+# --- one file ------------------------------------------------------------------------------------------------------
 
 
 @strict
 def resolve_file(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: StrPath,
     filename: str,
     *,
     revision: str | None = "main",
     token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: StrPath | None = None,
     local_files_only: bool = False,
     subfolder: str = "",
     force_download: bool = False,
@@ -185,39 +167,25 @@ def resolve_file(
         InputError: `name_or_path` or `token` cannot be used, or `force_download` was asked for offline.
     """
     _check_source(name_or_path)
-    file = _check_inside(f"{subfolder.strip('/')}/{filename}" if subfolder else filename, "file name")
+    file = check_relative(f"{subfolder.removesuffix('/')}/{filename}" if subfolder else filename, "file name")
     if is_local(name_or_path):
         return _local_file(Path(name_or_path).expanduser(), file, required)
     asked = _ask(os.fspath(name_or_path), revision, token, cache_dir, file)
     forbidden = "local_files_only=True" if local_files_only else _offline_variable()
     if force_download and forbidden:
         raise InputError(f"force_download=True needs the network, which {forbidden} forbids; drop one of the two")
-    cached = None if force_download else _look_up(asked)
-    if cached and (forbidden or _COMMIT.fullmatch(asked.revision)):
+    cached = None if force_download else asked.find(asked.file)
+    if cached and (forbidden or COMMIT.fullmatch(asked.revision)):
         return cached
     if forbidden:
         if required:
             raise _not_cached(asked, forbidden)
         return None
-    if cached is False and _COMMIT.fullmatch(asked.revision):
+    if cached is False and COMMIT.fullmatch(asked.revision):
         if required:
-            raise _not_in_repo(asked, _cached_files(asked))
+            raise _not_in_repo(asked, asked.files())
         return None
     return _fetch(asked, cached or None, required, force_download)
-
-
-@strict
-def commit_of(path: str | os.PathLike[str]) -> str | None:
-    """The commit that a file from the cache belongs to, or `None` for a file from elsewhere.
-
-    Pass it as the `revision` of further files, and all files of a load come from one commit, those already cached
-    (or known not to exist) without a request.
-    """
-    parts = Path(path).parts
-    for repo, snapshots, commit in zip(parts, parts[1:], parts[2:], strict=False):
-        if repo.startswith("models--") and snapshots == "snapshots" and _COMMIT.fullmatch(commit):
-            return commit
-    return None
 
 
 def _local_file(folder: Path, file: str, required: bool) -> Path | None:
@@ -227,8 +195,8 @@ def _local_file(folder: Path, file: str, required: bool) -> Path | None:
     _check_folder(folder)
     if not required:
         return None
-    held = sorted(_relative_files(folder, limit=1000))
-    raise FileError(f"{folder}: no file {file!r}; {_holds(file, held)}")
+    held = relative_files(folder, limit=1000)
+    raise FileError(f"{folder}: no file {file!r}; {holds(file, held)}")
 
 
 def _check_folder(folder: Path) -> None:
@@ -242,237 +210,174 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _relative_files(folder: Path, limit: int | None = None) -> dict[str, int]:
-    """The files below `folder` with their sizes in bytes, hidden ones aside."""
-    sizes: dict[str, int] = {}
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(parent) / name for name in files if not name.startswith(".")):
-            if path.is_file():
-                sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
-            if limit is not None and len(sizes) >= limit:
-                return sizes
-    return sizes
-
-
-def _holds(file: str, names: Iterable[str], shown: int = 8) -> str:
-    """`"it holds a, b, … (3 more); did you mean 'b'?"`."""
-    names = list(names)
-    if not names:
-        return "it is empty"
-    more = f" ({len(names) - shown} more)" if len(names) > shown else ""
-    return f"it holds {', '.join(names[:shown])}{more}{did_you_mean(file, names)}"
-
-
-# --- the cache's own answer ----------------------------------------------------------------------------------------
-
-
-def _commit(asked: _Asked) -> str | None:
-    """The commit that the revision meant when the Hub was last asked."""
-    if _COMMIT.fullmatch(asked.revision):
-        return asked.revision
-    try:
-        with open(asked.folder / "refs" / asked.revision, encoding="ascii") as ref:  # noqa: PTH123
-            commit = ref.read(64).strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return commit if _COMMIT.fullmatch(commit) else None
-
-
-def _look_up(asked: _Asked) -> Path | Literal[False] | None:
-    """The cached file; `False` if it is known not to exist at that commit; `None` if the cache cannot say."""
-    commit = _commit(asked)
-    if commit is None:
-        return None
-    path = asked.folder / "snapshots" / commit / asked.file
-    if os.path.isfile(path):  # noqa: PTH113 (answers False, where Path.is_file raises, for a folder not ours)
-        return path
-    return False if os.path.isfile(asked.folder / ".no_exist" / commit / asked.file) else None  # noqa: PTH113
-
-
-def _snapshot(asked: _Asked) -> Path | None:
-    commit = _commit(asked)
-    folder = asked.folder / "snapshots" / (commit or "")
-    return folder if commit and folder.is_dir() else None
-
-
-def _cached_files(asked: _Asked) -> dict[str, int]:
-    folder = _snapshot(asked)
-    return _relative_files(folder) if folder else {}
-
-
 def _not_cached(asked: _Asked, forbidden: str) -> HubError:
-    held = _cached_files(asked)
+    held = asked.files()
     what = f"{asked.file!r} is" if asked.file else f"revision {asked.revision!r} is"
     return HubError(
         f"{asked.name}: {what} not in the cache {asked.cache}, and {forbidden} forbids to download it; allow the"
         f" network, or run 'pellucid download {asked.name}' where there is one"
-        + (f" (for {asked.revision!r}, {_holds(asked.file, held)})" if held and asked.file else "")
+        + (f" (for {asked.revision!r}, {holds(asked.file, held)})" if held and asked.file else "")
     )
 
 
 def _not_in_repo(asked: _Asked, held: Iterable[str]) -> HubError:
-    return HubError(f"{asked.name}: no file {asked.file!r} at revision {asked.revision!r}; {_holds(asked.file, held)}")
+    return HubError(f"{asked.name}: no file {asked.file!r} at revision {asked.revision!r}; {holds(asked.file, held)}")
 
 
 # --- through the client --------------------------------------------------------------------------------------------
 
-# When each endpoint last failed to answer, so that one load does not wait for the same dead network file by file.
-_failed_at: dict[str | None, float] = {}
-_PATIENCE = 30.0  # seconds for which such a failure is believed
+# When each endpoint was last out of reach, so that one load does not wait for a dead network file by file.
+_down_at: dict[str | None, float] = {}
+_PATIENCE = 30.0  # seconds for which that is believed
 
 
 def _fetch(asked: _Asked, cached: Path | None, required: bool, force_download: bool) -> Path | None:
-    """Ask the Hub for a file; fall back to `cached`, or to the absence of an optional file, if it does not answer."""
-    spare = cached is not None or (not required and _snapshot(asked) is not None)  # we could do without an answer
-    if spare and _monotonic() - _failed_at.get(_endpoint(), -_PATIENCE) < _PATIENCE:
-        return cached
+    """Ask the Hub for a file of which the cache has nothing, or `cached`, which may have been replaced since."""
     import huggingface_hub as client
     from huggingface_hub import errors
 
-    try:
-        if cached is not None and _is_current(asked, cached):
-            return cached
-        path = client.hf_hub_download(
-            asked.name,
-            asked.file,
-            revision=asked.revision,
-            cache_dir=asked.cache,
-            force_download=force_download,
-            **asked.client,
-        )
+    def is_current() -> bool:
+        url = client.hf_hub_url(asked.name, asked.file, revision=asked.revision, endpoint=_endpoint())
+        try:
+            return client.get_hf_file_metadata(url, **asked.client).commit_hash == asked.commit()
+        except errors.EntryNotFoundError:  # gone since: the download will record that
+            return False
+
+    def download() -> Path | Literal[False]:
+        try:
+            path = client.hf_hub_download(
+                asked.name,
+                asked.file,
+                revision=asked.revision,
+                cache_dir=asked.cache,
+                force_download=force_download,
+                **asked.client,
+            )
+        except errors.LocalEntryNotFoundError:  # a kind of EntryNotFoundError, but it means "no answer"
+            raise
+        except errors.EntryNotFoundError:
+            return False
         return Path(path)
-    except Exception as error:
-        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-            if not required:
-                return None
-            raise _not_in_repo(asked, _names_or_nothing(asked)) from None
-        problem, outage = _explain(error, asked)
-        if not (spare and outage):
-            raise problem from _without_secret(error)
-        import logging
 
-        _failed_at[_endpoint()] = _monotonic()
-        logging.getLogger(__name__).warning("using the cached files: %s", problem)
+    if cached and _answer(is_current, True, asked):
         return cached
+    absent: Path | Literal[False] | None = False if not required and asked.snapshot() else None
+    path = _answer(download, absent, asked)
+    if path or not required:
+        return path or None
+    try:
+        names = [name for name, _ in _remote_files(asked)]
+    except Exception:  # the list is a help only
+        names = []
+    raise _not_in_repo(asked, names)
 
 
-def _monotonic() -> float:
+def _answer(question: Callable[[], T], spare: T | None, asked: _Asked) -> T:
+    """What the Hub answers; where it gives no answer, `spare` from the cache if there is one, else a `HubError`."""
     import time
 
-    return time.monotonic()
+    if spare is not None and time.monotonic() - _down_at.get(_endpoint(), -_PATIENCE) < _PATIENCE:
+        return spare
+    try:
+        return question()
+    except PellucidError:
+        raise
+    except Exception as error:
+        problem = _explain(error, asked)
+        if spare is None or not _cache_may_answer(error):
+            raise problem from (error if _scrub(str(error), asked) == str(error) else None)
+        if _is_down(_reason(error)):
+            _down_at[_endpoint()] = time.monotonic()
+        import logging
+
+        logging.getLogger(__name__).warning("using the cache, because %s", problem)
+        return spare
 
 
-def _is_current(asked: _Asked, cached: Path) -> bool:
-    """One metadata request: does the revision still mean the commit that `cached` is from?"""
-    import huggingface_hub as client
+def _reason(error: Exception) -> Exception:
+    """What stopped the client, when it says only that the cache has no answer (or must not give one) either."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wrapped = isinstance(error, (LocalEntryNotFoundError, ValueError)) and isinstance(error.__cause__, Exception)
+    return _reason(error.__cause__) if wrapped else error  # type: ignore[arg-type]
+
+
+def _status(error: Exception) -> int:
+    """The HTTP status that the Hub answered with, or 0."""
+    return int(getattr(getattr(error, "response", None), "status_code", 0))
+
+
+def _is_down(error: Exception) -> bool:
+    """Whether no request to the Hub can be expected to succeed now."""
+    library = type(error).__module__.partition(".")[0]
+    network = isinstance(error, (ConnectionError, TimeoutError)) or library.startswith(("httpx", "requests", "urllib3"))
+    return network or _status(error) >= 500
+
+
+def _cache_may_answer(error: Exception) -> bool:
+    """Whether a cached file stands in: not when the Hub did answer that the revision does not exist."""
     from huggingface_hub import errors
 
-    url = client.hf_hub_url(asked.name, asked.file, revision=asked.revision, endpoint=_endpoint())
-    try:
-        return client.get_hf_file_metadata(url, **asked.client).commit_hash == commit_of(cached)
-    except errors.EntryNotFoundError:  # gone since: the download records that and raises
-        return False
+    error = _reason(error)
+    refused = _status(error) in {401, 403, 404, 429} and not isinstance(error, errors.RevisionNotFoundError)
+    return refused or _is_down(error) or isinstance(error, (errors.OfflineModeIsEnabled, errors.FileMetadataError))
 
 
-def _names_or_nothing(asked: _Asked) -> list[str]:
-    """The repository's file names for an error message, which must not fail for the want of them."""
-    try:
-        return [name for name, _ in _remote_files(asked)]
-    except HubError:
-        return []
-
-
-def _explain(error: Exception, asked: _Asked) -> tuple[HubError, bool]:
-    """One line for what the client raised, and whether a cached file may be used in place of an answer."""
+def _explain(error: Exception, asked: _Asked) -> HubError:
+    """One line for what the client raised: what happened and what to do."""
     from huggingface_hub import errors
 
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # "not in the cache either", because of this
-    where, outage = f"{asked.name}: ", True
+    error = _reason(error)
+    status = _status(error)
+    says = _scrub(getattr(error, "server_message", None) or "no reason given", asked)
     login = "give token=…, set HF_TOKEN, or run 'hf auth login'"
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", 0)
     if isinstance(error, errors.GatedRepoError):
         text = f"this repository is gated; ask for access at {asked.url}, then {login}"
     elif isinstance(error, errors.RevisionNotFoundError):
-        outage = False
-        text = f"no revision {asked.revision!r}; branches, tags and commits are listed at {asked.url}/commits/main"
-    elif status == 401 and _refused_token(response):
+        text = f"no revision {asked.revision!r}; {asked.url}/commits/main lists branches, tags and commits"
+    elif status == 401 and "credentials" in says.lower():
         text = f"the Hub refused the token (wrong or expired); {login}, or token=False to go without"
     elif isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         text = (
             f"no such repository at {asked.url}, or it is private; check the spelling, {login} if it is private,"
             f" or write './{asked.name}' for a folder on this machine"
         )
-    elif isinstance(error, errors.LocalTokenNotFoundError):
-        outage, text = False, "token=True, but no token is stored; set HF_TOKEN or run 'hf auth login'"
-    elif isinstance(error, errors.OfflineModeIsEnabled):
-        text = "HF_HUB_OFFLINE was set when huggingface_hub was imported; start Python again without it"
     elif status == 403:
-        text = f"the Hub does not allow this with your token ({_server_says(error)}); {login} with more rights"
+        text = f"the Hub does not allow this with your token ({says}); {login} with the right to do it"
     elif status == 429:
-        text = "too many requests for the Hub; wait a few minutes" + ("" if asked.token else f", or {login}")
+        text = f"too many requests for the Hub; wait a few minutes, or {login}"
     elif status >= 500:
         text = f"the Hub has a problem of its own (HTTP {status}); try again in a few minutes"
     elif status:
-        outage, text = False, f"the Hub answered HTTP {status} ({_server_says(error)})"
-    elif isinstance(error, OSError) and (reason := _disk_problem(error, asked)):
-        outage, text = False, reason
-    elif "Consistency check failed" in str(error):
-        outage, text = False, f"{asked.file!r} arrived with a wrong size and was thrown away; try again"
-    elif _is_network(error):
-        text = (
-            f"{_endpoint() or DEFAULT_ENDPOINT} cannot be reached ({_one_line(error)}); check the network, the proxy"
-            " and HF_ENDPOINT"
-        )
+        text = f"the Hub answered HTTP {status} ({says})"
+    elif isinstance(error, errors.LocalTokenNotFoundError):
+        text = "token=True, but no token is stored; set HF_TOKEN or run 'hf auth login'"
+    elif isinstance(error, errors.OfflineModeIsEnabled):
+        text = "HF_HUB_OFFLINE was set when huggingface_hub was imported; start Python again without it"
     elif isinstance(error, errors.FileMetadataError):
         text = f"{asked.url} does not answer like a Hub; check HF_ENDPOINT, the proxy and the firewall"
+    elif _is_down(error):
+        kind = f"{type(error).__name__}: {error}"
+        text = (
+            f"{asked.endpoint} cannot be reached ({_scrub(kind, asked)}); check the network, the proxy and HF_ENDPOINT"
+        )
+    elif isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        text = f"the disk of {asked.cache} is full; make room ('pellucid cache rm NAME') or set HF_HOME or cache_dir="
+    elif isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        text = f"no right to write {error.filename or asked.cache}; set HF_HOME or cache_dir= to a folder of yours"
+    elif "Consistency check failed" in str(error):
+        text = f"{asked.file or 'a file'!r} arrived with a wrong size and was thrown away; try again"
     else:
-        outage, text = False, _one_line(error)
-    return HubError(where + text), outage
+        text = _scrub(f"{type(error).__name__}: {error}", asked)
+    return HubError(f"{asked.name}: {text}")
 
 
-def _refused_token(response: Any) -> bool:
-    return "credentials" in response.headers.get("X-Error-Message", "").lower()
-
-
-def _disk_problem(error: OSError, asked: _Asked) -> str | None:
-    path = error.filename or asked.cache
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return f"the disk is full at {path}; make room ('pellucid cache rm NAME'), or set HF_HOME or cache_dir="
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return f"no permission to write {path}; set HF_HOME or cache_dir= to a folder that is yours"
-    return None
-
-
-def _is_network(error: Exception) -> bool:
-    library = type(error).__module__.partition(".")[0]
-    return isinstance(error, (ConnectionError, TimeoutError)) or library.startswith(("httpx", "requests", "urllib3"))
-
-
-def _server_says(error: Exception) -> str:
-    return _SECRET.sub("***", " ".join((getattr(error, "server_message", None) or "no reason given").split()))[:200]
-
-
-def _one_line(error: Exception) -> str:
-    return _SECRET.sub("***", " ".join(f"{type(error).__name__}: {error}".split()))[:300]
-
-
-def _without_secret(error: Exception) -> Exception | None:
-    """The error as a cause for the traceback, unless its own message would show a token there."""
-    return None if _SECRET.search(str(error)) else error
-
-
-@contextmanager
-def _client_errors(asked: _Asked) -> Iterator[None]:
-    """Turn whatever the client raises inside into a `HubError`."""
-    try:
-        yield
-    except PellucidError:
-        raise
-    except Exception as error:
-        raise _explain(error, asked)[0] from _without_secret(error)
+def _scrub(text: str, asked: _Asked) -> str:
+    """`text` on one line, without tokens and the signed part of addresses."""
+    for secret in (asked.token, os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN")):
+        if isinstance(secret, str) and secret.strip():
+            text = text.replace(secret.strip(), "***")
+    return _SECRET.sub("***", " ".join(text.split()))[:300]
 
 
 # --- whole repositories --------------------------------------------------------------------------------------------
@@ -480,11 +385,11 @@ def _client_errors(asked: _Asked) -> Iterator[None]:
 
 @strict
 def list_files(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: StrPath,
     *,
     revision: str | None = "main",
     token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: StrPath | None = None,
     local_files_only: bool = False,
 ) -> list[tuple[str, int]]:
     """Names and sizes in bytes of the files of a folder or repository, sorted; offline, of those cached.
@@ -497,35 +402,34 @@ def list_files(
     if is_local(name_or_path):
         folder = Path(name_or_path).expanduser()
         _check_folder(folder)
-        return sorted(_relative_files(folder).items())
+        return list(relative_files(folder).items())
     asked = _ask(os.fspath(name_or_path), revision, token, cache_dir)
     forbidden = "local_files_only=True" if local_files_only else _offline_variable()
+    cached = list(asked.files().items()) if asked.snapshot() else None
     if not forbidden:
-        return _remote_files(asked)
-    if _snapshot(asked) is None:
+        return _answer(lambda: _remote_files(asked), cached, asked)
+    if cached is None:
         raise _not_cached(asked, forbidden)
-    return sorted(_cached_files(asked).items())
+    return cached
 
 
 def _remote_files(asked: _Asked) -> list[tuple[str, int]]:
-    from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    with _client_errors(asked):
-        entries = HfApi(**asked.client).list_repo_tree(asked.name, recursive=True, revision=asked.revision)
-        files = [(entry.path, entry.size) for entry in entries if isinstance(entry, RepoFile)]
-    return sorted((_check_inside(name, f"{asked.name}: listed file"), size) for name, size in files)
+    entries = _api(asked).list_repo_tree(asked.name, recursive=True, revision=asked.revision)
+    files = [(entry.path, entry.size) for entry in entries if isinstance(entry, RepoFile)]
+    return sorted((check_relative(name, f"{asked.name}: listed file"), size) for name, size in files)
 
 
 @strict
 def snapshot(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: StrPath,
     allow_patterns: str | list[str] | None = None,
     *,
     ignore_patterns: str | list[str] | None = None,
     revision: str | None = "main",
     token: str | bool | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: StrPath | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
@@ -552,30 +456,37 @@ def snapshot(
         return folder
     asked = _ask(os.fspath(name_or_path), revision, token, cache_dir)
     forbidden = "local_files_only=True" if local_files_only else _offline_variable()
-    if forbidden and _snapshot(asked) is None:
+    if forbidden and asked.snapshot() is None:
         raise _not_cached(asked, forbidden)
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    with _client_errors(asked):
-        if not forbidden:  # asked first: the client would quietly return an old folder where this raises
-            HfApi(**asked.client).model_info(asked.name, revision=asked.revision)
+    # Asked first, although the client asks again: where this raises or warns, the client would quietly return an
+    # old folder; and it does not check the names.
+    def is_reached() -> bool:
+        _remote_files(asked)
+        return True
+
+    def download() -> Path:
         path = snapshot_download(
             asked.name,
             revision=asked.revision,
             cache_dir=asked.cache,
             allow_patterns=allow_patterns,
             ignore_patterns=ignore_patterns,
-            local_files_only=forbidden is not None,
+            local_files_only=not reached,
             force_download=force_download,
             **asked.client,
         )
-    return Path(path)
+        return Path(path)
+
+    reached = not forbidden and _answer(is_reached, False if asked.snapshot() else None, asked)
+    return _answer(download, None, asked)
 
 
 @strict
 def push_folder(
     repo_id: str,
-    folder: str | os.PathLike[str],
+    folder: StrPath,
     *,
     commit_message: str = "Upload with pellucid",
     private: bool | None = None,
@@ -606,107 +517,21 @@ def push_folder(
     asked = _ask(repo_id, revision, token, None)
     if forbidden := _offline_variable():
         raise HubError(f"{repo_id}: {forbidden} forbids to upload; unset it")
-    from huggingface_hub import HfApi
 
-    api = HfApi(**asked.client)
-    with _client_errors(asked):
+    def upload() -> str:
+        api = _api(asked)
         name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(name, branch=revision, exist_ok=True)
         commit = api.upload_folder(
             repo_id=name, folder_path=folder, commit_message=commit_message, revision=revision, create_pr=create_pr
         )
-    return commit.pr_url or commit.commit_url
+        return commit.pr_url or commit.commit_url
+
+    return _answer(upload, None, asked)
 
 
-# --- the cache as a place ------------------------------------------------------------------------------------------
+def _api(asked: _Asked) -> HfApi:
+    from huggingface_hub import HfApi
 
-
-@dataclass(frozen=True, slots=True)
-class CachedRepo:
-    """A repository in the cache.
-
-    Attributes:
-        name: Its name on the Hub.
-        size: Bytes on disk.
-        revisions: Each cached commit, with the branches and tags that pointed to it.
-        last_used: When a file of it was last read or written, in seconds since 1970.
-        path: Its folder.
-    """
-
-    name: str
-    size: int
-    revisions: dict[str, list[str]]
-    last_used: float
-    path: Path
-
-
-@strict
-def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedRepo]:
-    """The model repositories in the cache, by name, also those with unfinished downloads."""
-    cache = cache_folder(cache_dir)
-    folders = sorted(cache.glob("models--*")) if cache.is_dir() else []
-    return [_cached_repo(folder) for folder in folders if folder.is_dir()]
-
-
-def _cached_repo(folder: Path) -> CachedRepo:
-    asked = _Asked(folder.name.removeprefix("models--").replace("--", "/"), "main", folder.parent)
-    files: dict[tuple[int, int], os.stat_result] = {}  # by inode: links from snapshots to blobs count once
-    for path in folder.rglob("*"):
-        if path.is_file():
-            stat = path.stat()
-            files[stat.st_dev, stat.st_ino] = stat
-    snapshots = folder / "snapshots"
-    revisions: dict[str, list[str]] = {
-        commit.name: [] for commit in (sorted(snapshots.iterdir()) if snapshots.is_dir() else [])
-    }
-    refs = folder / "refs"
-    for ref in sorted(path for path in refs.rglob("*") if path.is_file()):
-        name = ref.relative_to(refs).as_posix()
-        commit = _commit(replace(asked, revision=name))
-        if commit in revisions:
-            revisions[commit].append(name)
-    return CachedRepo(
-        name=asked.name,
-        size=sum(stat.st_size for stat in files.values()),
-        revisions=revisions,
-        last_used=max((max(stat.st_atime, stat.st_mtime) for stat in files.values()), default=0.0),
-        path=folder,
-    )
-
-
-@strict
-def remove_cached(name: str, cache_dir: str | os.PathLike[str] | None = None) -> int:
-    """Remove a repository with all its revisions from the cache.
-
-    Returns:
-        The bytes freed. Bytes that another cached repository still shares stay, and don't count.
-
-    Raises:
-        HubError: It is not cached, or may not be removed.
-    """
-    asked = _ask(name, None, None, cache_dir)
-    if not asked.folder.is_dir():
-        raise HubError(
-            f"{name}: not in the cache {asked.cache}{did_you_mean(name, [r.name for r in list_cache(asked.cache)])}"
-        )
-    import shutil
-
-    from huggingface_hub import scan_cache_dir
-
-    with _client_errors(asked):
-        before = _bytes_below(asked.cache)
-        report = scan_cache_dir(asked.cache)
-        # Only this repository is handed to the deletion: it goes by commit hash, and a duplicated repository
-        # has the same commits.
-        ours = replace(report, repos=frozenset(repo for repo in report.repos if repo.repo_path == asked.folder))
-        ours.delete_revisions(*(revision.commit_hash for repo in ours.repos for revision in repo.revisions)).execute()
-        if asked.folder.is_dir():  # left over from a download that never finished
-            shutil.rmtree(asked.folder)
-        shutil.rmtree(asked.cache / ".locks" / asked.folder.name, ignore_errors=True)
-        return before - _bytes_below(asked.cache)
-
-
-def _bytes_below(folder: Path) -> int:
-    """Bytes of the files below `folder`, links not counted."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return HfApi(**asked.client)

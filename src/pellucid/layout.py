@@ -29,7 +29,7 @@ class Run(NamedTuple):
     """`count` sequences of `length` tokens each, from packed token `start` on."""
 
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # stands before the method of tuples on purpose
     length: int
 
 
@@ -135,7 +135,7 @@ class Layout:
         return values
 
     def unpack_spans(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of being an answer's first and last token, `[T, 2]` → `[B, S]` each; padding gets the lowest number."""
+        """Scores of an answer's first and last token, `[T, 2]` → `[B, S]` each; padding gets the lowest number."""
         lowest = torch.finfo(logits.dtype).min
         start, end = logits.unbind(-1)
         return self.unpack(start, lowest), self.unpack(end, lowest)
@@ -156,7 +156,8 @@ class Layout:
 
     def split(self, values: Tensor) -> list[Tensor]:
         """`[T, ...]` → one `[length, ...]` for each sequence; for tokens that the caller packed."""
-        return list(values.split([run.length for run in self.runs for _ in range(run.count)]))
+        sizes = [run.length for run in self.runs for _ in range(run.count)]
+        return [values.narrow(0, start, size) for start, size in zip(accumulate(sizes, initial=0), sizes, strict=False)]
 
     def positions(self, device: torch.device) -> Tensor:
         """`[T]`: each token's place in its sequence; in a padded batch, its column."""
@@ -272,8 +273,12 @@ def pack_tokens(
         packed.layout.choices = choices
         return packed
     if source.dim() != axes:
-        name, wanted = ("input_ids", "[batch, sequence]") if axes == 2 else ("inputs_embeds", "[batch, sequence, hidden]")
-        raise InputError(f"{name}: got shape {list(source.shape)}, wanted {wanted}; for one text add a first axis: x[None]")
+        name, wanted = (
+            ("input_ids", "[batch, sequence]") if axes == 2 else ("inputs_embeds", "[batch, sequence, hidden]")
+        )
+        raise InputError(
+            f"{name}: got shape {list(source.shape)}, wanted {wanted}; for one text add a first axis: x[None]"
+        )
     batch, width = source.shape[:2]
     if attention_mask is None:
         layout = Layout.full(batch, width)
@@ -282,11 +287,19 @@ def pack_tokens(
     elif attention_mask.shape in ((batch, width, width), (batch, 1, width, width)):
         layout = Layout.from_pattern(attention_mask)
     else:
-        raise InputError(f"attention_mask: got shape {list(attention_mask.shape)}, wanted {[batch, width]} like the tokens")
+        raise InputError(
+            f"attention_mask: got shape {list(attention_mask.shape)}, wanted {[batch, width]} like the tokens"
+        )
     if token_type_ids is not None and token_type_ids.shape != (batch, width):
-        raise InputError(f"token_type_ids: got shape {list(token_type_ids.shape)}, wanted {[batch, width]} like the tokens")
+        raise InputError(
+            f"token_type_ids: got shape {list(token_type_ids.shape)}, wanted {[batch, width]} like the tokens"
+        )
     if position_ids is not None:
         position_ids = position_ids.expand(batch, width)
     return PackedTokens(
-        layout, layout.pack(input_ids), layout.pack(token_type_ids), layout.pack(position_ids), layout.pack(inputs_embeds)
+        layout,
+        layout.pack(input_ids),
+        layout.pack(token_type_ids),
+        layout.pack(position_ids),
+        layout.pack(inputs_embeds),
     )

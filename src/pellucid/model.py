@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from os import PathLike
 from pathlib import Path
@@ -68,7 +68,7 @@ class PreTrainedModel(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`; a misspelt argument is refused with the nearest right one."""
-        names = _parameter_names(type(self))
+        names = _parameter_names(type(self).forward)
         if not kwargs.keys() <= names:
             reject_unknown(f"{type(self).__name__}.forward", kwargs.keys() - names, names)
         return super().__call__(*args, **kwargs)
@@ -220,7 +220,9 @@ class PreTrainedModel(nn.Module):
         old = self.get_input_embeddings()
         rows = old.num_embeddings if new_num_tokens is None else new_num_tokens
         if rows < 1 or (pad_to_multiple_of is not None and pad_to_multiple_of < 1):
-            raise InputError(f"resize_token_embeddings: got {rows} rows, multiple of {pad_to_multiple_of}; wanted from 1")
+            raise InputError(
+                f"resize_token_embeddings: got {rows} rows, multiple of {pad_to_multiple_of}; wanted from 1"
+            )
         if pad_to_multiple_of is not None:
             rows = -(-rows // pad_to_multiple_of) * pad_to_multiple_of
         if rows == old.num_embeddings:
@@ -274,7 +276,7 @@ class PreTrainedModel(nn.Module):
     def _set_checkpointing(self, on: bool) -> None:
         for module in self.modules():
             if hasattr(module, "gradient_checkpointing"):
-                module.gradient_checkpointing = on
+                setattr(module, "gradient_checkpointing", on)  # noqa: B010  (the type of a module has no such field)
 
     # ------------------------------------------------------------------ from files
 
@@ -313,7 +315,7 @@ class PreTrainedModel(nn.Module):
         low_cpu_mem_usage: bool | None = None,
         trust_remote_code: bool = False,
         **config_overrides: Any,
-    ) -> Any:
+    ) -> Self:
         """Load a checkpoint: weights are mapped from the file and read when first used; nothing in it is executed.
 
         Args:
@@ -345,7 +347,7 @@ class PreTrainedModel(nn.Module):
             ConfigError, UnknownArgumentError: a setting is wrong.
         """
         refuse_remote_code(trust_remote_code)
-        where = {
+        where: dict[str, Any] = {
             "revision": revision,
             "token": token,
             "cache_dir": cache_dir,
@@ -365,13 +367,15 @@ class PreTrainedModel(nn.Module):
         config.name_or_path = str(name)
 
         def resolve(filename: str) -> Path | None:
-            return hub.resolve_file(name, filename, required=False, **where)  # type: ignore[arg-type]
+            return hub.resolve_file(name, filename, required=False, **where)
 
         files = checkpoint.find_weights(resolve, use_safetensors=use_safetensors, variant=variant, source=str(name))
         model, report = cls._from_files(config, files, _dtype(dtype or torch_dtype), ignore_mismatched_sizes)
         if device_map is not None:
             model = model.to(_device(device_map))
-        return (model, report.as_dict()) if output_loading_info else model
+        if output_loading_info:
+            return model, report.as_dict()  # type: ignore[return-value]
+        return model
 
     @classmethod
     def _from_files(
@@ -444,7 +448,7 @@ class PreTrainedModel(nn.Module):
         if self.config.tie_word_embeddings:
             state = {name: tensor for name, tensor in state.items() if name not in self.tied}
         needed = sum(tensor.nbytes for tensor in state.values())
-        with atomic_folder(Path(save_directory), needed_bytes=needed) as folder:
+        with atomic_folder(Path(save_directory), needed=needed) as folder:
             self.config.to_json_file(folder.path / "config.json")
             checkpoint.save_state(
                 state, folder, max_shard_size=max_shard_size, safe_serialization=safe_serialization, variant=variant
@@ -485,8 +489,8 @@ class PreTrainedModel(nn.Module):
 
 
 @cache
-def _parameter_names(model_class: type[PreTrainedModel]) -> frozenset[str]:
-    return frozenset(inspect.signature(model_class.forward).parameters) - {"self"}
+def _parameter_names(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters) - {"self"}
 
 
 @cache

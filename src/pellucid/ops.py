@@ -43,7 +43,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     """The activation function of that name; `InputError` with the nearest one if there is none."""
     if name not in ACTIVATIONS:
-        raise InputError(f"activation: got {name!r}, wanted one of {sorted(ACTIVATIONS)}{did_you_mean(name, ACTIVATIONS)}")
+        raise InputError(
+            f"activation: got {name!r}, wanted one of {sorted(ACTIVATIONS)}{did_you_mean(name, ACTIVATIONS)}"
+        )
     return ACTIVATIONS[name]
 
 
@@ -97,7 +99,7 @@ def attention(
 def _block(x: Tensor, start: int, count: int, length: int) -> Tensor:
     """Tokens `[T, N, D]` of one run as `[count, N, length, D]`, a view."""
     block = x.narrow(0, start, count * length)
-    return block.unflatten(0, (count, length)).transpose(1, 2)
+    return block.view(count, length, *x.shape[1:]).transpose(1, 2)
 
 
 def _lower_triangle(length: int, device: torch.device) -> Tensor:
@@ -158,7 +160,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     except IndexError:
         classes = logits.shape[-1]
         bad = labels[(labels != -100) & ((labels < 0) | (labels >= classes))][0].item()
-        raise InputError(f"labels: got {bad}, wanted 0 to {classes - 1} (or -100 to leave out); set num_labels") from None
+        raise InputError(
+            f"labels: got {bad}, wanted 0 to {classes - 1} (or -100 to leave out); set num_labels"
+        ) from None
 
 
 def classification_loss(logits: Tensor, labels: Tensor | None, config: PretrainedConfig) -> Tensor | None:

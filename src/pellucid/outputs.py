@@ -28,11 +28,11 @@ class ModelOutput:
 
     def values(self) -> list[Any]:
         """Values of the entries."""
-        return [getattr(self, name) for name in self.keys()]  # noqa: SIM118  (iterating gives values)
+        return [getattr(self, name) for name in self.keys()]
 
     def items(self) -> list[tuple[str, Any]]:
         """Pairs of name and value."""
-        return [(name, getattr(self, name)) for name in self.keys()]  # noqa: SIM118
+        return [(name, getattr(self, name)) for name in self.keys()]
 
     def get(self, name: str, default: Any = None) -> Any:
         """The entry of that name, or `default`."""
@@ -54,7 +54,7 @@ class ModelOutput:
         setattr(self, key, value)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.keys()  # noqa: SIM118
+        return name in self.keys()
 
     def __len__(self) -> int:
         return len(self.keys())

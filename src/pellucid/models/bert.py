@@ -230,11 +230,9 @@ class BertModel(BertPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None,
-        token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, output_attentions: Asked = None,
-        output_hidden_states: bool | None = None, return_dict: bool | None = None,
-        packed: PackedTokens | None = None,
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, packed: PackedTokens | None = None,
     ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:  # fmt: skip
         """Run the body.
 
@@ -278,10 +276,9 @@ class BertHead(BertPreTrainedModel, ABC):
         """Logits, and the loss when there are labels, from the packed body."""
 
     def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None,
-        token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, labels: Ids = None, output_attentions: Asked = None,
-        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, labels: Ids = None,
+        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
         packed: PackedTokens | None = None,
     ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Run body and head: arguments as in `BertModel`, and the head's `labels`, which add a `loss`."""
@@ -299,7 +296,6 @@ class BertForSequenceClassification(BertHead):
         self.post_init()
 
     def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """`logits` `[B, C]`."""
         logits = self.classifier(self.dropout(body.pooler_output))  # [B, H] → [B, C]
         return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
 
@@ -313,7 +309,6 @@ class BertForTokenClassification(BertHead):
         self.post_init()
 
     def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """`logits` `[B, S, C]`."""
         logits = self.classifier(self.dropout(body.last_hidden_state))  # [T, H] → [T, C]
         return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
 
@@ -367,7 +362,6 @@ class BertForMaskedLM(BertHead):
         self.post_init()
 
     def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """`logits` `[B, S, V]`."""
         logits = self.cls.predictions(body.last_hidden_state)  # [T, H] → [T, V]
         return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
 
@@ -376,7 +370,6 @@ class BertLMHeadModel(BertForMaskedLM):
     """The next word after each token, for a BERT with `is_decoder=True`; `labels` `[B, S]` are the ids themselves."""
 
     def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """`logits` `[B, S, V]`."""
         logits = self.cls.predictions(body.last_hidden_state)  # [T, H] → [T, V]
         return outputs.CausalLMOutput(ops.next_token_loss(logits, labels, layout), layout.unpack(logits))
 
@@ -390,7 +383,6 @@ class BertForNextSentencePrediction(BertHead):
         self.post_init()
 
     def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """`logits` `[B, 2]`."""
         logits = self.cls.seq_relationship(body.pooler_output)  # [B, H] → [B, 2]
         return outputs.NextSentencePredictorOutput(ops.label_loss(logits, labels), logits)
 
@@ -408,8 +400,7 @@ class BertForPreTraining(BertPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None,
-        token_type_ids: Ids = None, position_ids: Ids = None,
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
         inputs_embeds: Ids = None, labels: Ids = None, next_sentence_label: Ids = None,
         output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
         packed: PackedTokens | None = None,
@@ -421,7 +412,8 @@ class BertForPreTraining(BertPreTrainedModel):
         follows = self.cls.seq_relationship(body.pooler_output)  # [B, H] → [B, 2]
         loss = None
         if labels is not None and next_sentence_label is not None:
-            loss = ops.token_loss(words, labels, tokens.layout) + ops.label_loss(follows, next_sentence_label)
+            word_loss = ops.cross_entropy(words, tokens.layout.pack_labels(labels))
+            loss = word_loss + ops.cross_entropy(follows, next_sentence_label)
         output = outputs.BertForPreTrainingOutput(loss, tokens.layout.unpack(words), follows)
         return self.finish(output, tokens.layout, return_dict, body)
 
@@ -435,7 +427,6 @@ class BertForMultipleChoice(BertHead):
         self.post_init()
 
     def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """`logits` `[B, C]`."""
         logits = self.classifier(self.dropout(body.pooler_output)).view(-1, layout.choices)  # [B*C, H] → [B, C]
         return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
 
@@ -450,11 +441,9 @@ class BertForQuestionAnswering(BertPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None,
-        token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, start_positions: Ids = None,
-        end_positions: Ids = None, output_attentions: Asked = None,
-        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, start_positions: Ids = None, end_positions: Ids = None,
+        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
         packed: PackedTokens | None = None,
     ) -> outputs.QuestionAnsweringModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Arguments as in `BertModel`; positions of the answer's first and last token add a `loss`."""

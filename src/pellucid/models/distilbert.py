@@ -167,12 +167,13 @@ class DistilBertPreTrainedModel(PreTrainedModel):
     def init_parameter(self, module: nn.Module, name: str, parameter: Tensor) -> None:
         """As in every model, but for fixed waves as positions when `sinusoidal_pos_embds` says so."""
         super().init_parameter(module, name, parameter)
-        if self.config.sinusoidal_pos_embds and parameter.shape == (self.config.max_position_embeddings, self.config.dim):
-            if module is self.base_model.embeddings.position_embeddings:
-                place = torch.arange(parameter.shape[0], dtype=torch.float64)[:, None]
-                rate = 10000.0 ** (-torch.arange(0, parameter.shape[1], 2, dtype=torch.float64) / parameter.shape[1])
-                parameter[:, 0::2] = torch.sin(place * rate).to(parameter.dtype)
-                parameter[:, 1::2] = torch.cos(place * rate).to(parameter.dtype)[:, : parameter.shape[1] // 2]
+        if self.config.sinusoidal_pos_embds and module is self.base_model.get_submodule(
+            "embeddings.position_embeddings"
+        ):
+            place = torch.arange(parameter.shape[0], dtype=torch.float64)[:, None]
+            rate = 10000.0 ** (-torch.arange(0, parameter.shape[1], 2, dtype=torch.float64) / parameter.shape[1])
+            parameter[:, 0::2] = (place * rate).sin().to(parameter.dtype)
+            parameter[:, 1::2] = (place * rate[: parameter.shape[1] // 2]).cos().to(parameter.dtype)
 
 
 class DistilBertModel(DistilBertPreTrainedModel):
@@ -255,7 +256,6 @@ class DistilBertForMaskedLM(DistilBertHead):
         self.post_init()
 
     def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """`logits` `[B, S, V]`."""
         hidden = self.vocab_layer_norm(self.activation(self.vocab_transform(hidden)))
         logits = self.vocab_projector(hidden)  # [T, H] → [T, V]
         return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
@@ -272,7 +272,6 @@ class DistilBertForSequenceClassification(DistilBertHead):
         self.post_init()
 
     def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """`logits` `[B, C]`."""
         pooled = self.pre_classifier(layout.first(hidden)).relu()  # [T, H] → [B, H]
         logits = self.classifier(self.dropout(pooled))  # [B, H] → [B, C]
         return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
@@ -289,7 +288,6 @@ class DistilBertForMultipleChoice(DistilBertHead):
         self.post_init()
 
     def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """`logits` `[B, C]`."""
         pooled = self.pre_classifier(layout.first(hidden)).relu()  # [T, H] → [B*C, H]
         logits = self.classifier(self.dropout(pooled)).view(-1, layout.choices)  # [B*C, H] → [B, C]
         return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
@@ -305,7 +303,6 @@ class DistilBertForTokenClassification(DistilBertHead):
         self.post_init()
 
     def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """`logits` `[B, S, C]`."""
         logits = self.classifier(self.dropout(hidden))  # [T, H] → [T, C]
         return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
 
