@@ -261,8 +261,8 @@ def _fetch(asked: _Asked, cached: Path | None, required: bool, force_download: b
 
     if cached and _answer(is_current, True, asked):
         return cached
-    absent: Path | Literal[False] | None = False if not required and asked.snapshot() else None
-    path = _answer(download, absent, asked)
+    absent: Literal[False] | None = False if not required and asked.snapshot() else None
+    path: Path | Literal[False] = _answer(download, absent, asked)
     if path or not required:
         return path or None
     try:
@@ -298,8 +298,8 @@ def _reason(error: Exception) -> Exception:
     """What stopped the client, when it says only that the cache has no answer (or must not give one) either."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    wrapped = isinstance(error, (LocalEntryNotFoundError, ValueError)) and isinstance(error.__cause__, Exception)
-    return _reason(error.__cause__) if wrapped else error  # type: ignore[arg-type]
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) or type(error) is ValueError else None
+    return cause if isinstance(cause, Exception) else error
 
 
 def _status(error: Exception) -> int:
@@ -367,6 +367,8 @@ def _explain(error: Exception, asked: _Asked) -> HubError:
         text = f"no right to write {error.filename or asked.cache}; set HF_HOME or cache_dir= to a folder of yours"
     elif "Consistency check failed" in str(error):
         text = f"{asked.file or 'a file'!r} arrived with a wrong size and was thrown away; try again"
+    elif isinstance(error, errors.LocalEntryNotFoundError):
+        text = "the cache holds only a part of what is asked for; allow the network once to complete it"
     else:
         text = _scrub(f"{type(error).__name__}: {error}", asked)
     return HubError(f"{asked.name}: {text}")

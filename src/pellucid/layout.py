@@ -151,6 +151,8 @@ class Layout:
             return self.unpack(hidden)[torch.arange(self.batch, device=hidden.device), place]
         if self._starts is None:
             return hidden.view(self.batch, self.width, -1)[:, 0]
+        if not self.runs:  # not one real token in the batch
+            return hidden.new_zeros(self.batch, hidden.shape[-1])
         chosen = hidden.index_select(0, self._starts.clamp(min=0))
         return torch.where((self._starts >= 0)[:, None], chosen, torch.zeros_like(chosen))
 

@@ -475,3 +475,8 @@ TINY = {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+VARIANTS = [
+    {"hidden_act": "relu", "num_attention_heads": 1, "num_hidden_layers": 1},
+    {"hidden_act": "gelu_new", "tie_word_embeddings": False, "type_vocab_size": 3, "layer_norm_eps": 1e-5},
+    {"is_decoder": True, "hidden_act": "silu", "num_attention_heads": 8},
+]

@@ -345,3 +345,7 @@ HEADS = {
     "ForQuestionAnswering": DistilBertForQuestionAnswering,
 }
 TINY = {"vocab_size": 99, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 40}
+VARIANTS = [
+    {"activation": "relu", "n_heads": 1, "n_layers": 1},
+    {"activation": "gelu_new", "tie_word_embeddings": False, "n_heads": 8},
+]

