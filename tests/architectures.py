@@ -116,7 +116,10 @@ def labels_of(case: Case, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"labels": torch.randint(0, 3, ids.shape, generator=generator).masked_fill(~real, -100)}
     if case.head == "ForQuestionAnswering":
         cut_off = 99  # an answer outside of the text does not count
-        return {"start_positions": torch.zeros(BATCH, dtype=torch.long), "end_positions": torch.tensor([3, 2, 4, 1, cut_off])}
+        return {
+            "start_positions": torch.zeros(BATCH, dtype=torch.long),
+            "end_positions": torch.tensor([3, 2, 4, 1, cut_off]),
+        }
     if case.head == "Model":
         return {}
     classes = BATCH if case.takes_choices else 2

@@ -9,7 +9,8 @@
 It speaks the parts of the protocol that loading, listing and uploading need: `resolve` with the Hub's headers (large
 files by a redirect to a second port, as to a CDN), ranges, repository and tree listings, refusals with their
 `X-Error-Code`, creation of repositories and branches, and commits. Nothing points to Xet storage, so the client uses
-plain HTTP. Faults are ordered with `fault`.
+plain HTTP. Faults are ordered with `fault`. A test module that imports the fixture `hub_server` gets a running server
+with the environment set to it and to an empty cache.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ import hashlib
 import json
 import re
 import socket
+import struct
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 RESOLVE = re.compile(r"/(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<rest>.+)")
 API = re.compile(
@@ -62,9 +66,10 @@ class Fault:
     times: int = 1
     status: int | None = None  # answer with this status
     drop_after: int | None = None  # cut the connection after this many bytes of the body; -1: before any answer
+    reset: bool = False  # and cut it hard, with a TCP reset
     truncate: int | None = None  # end the body there without having announced its length
     delay: float = 0.0  # seconds before the answer (ended early when the server stops)
-    headers: Mapping[str, str] = field(default_factory=dict)  # these in place of the right ones
+    headers: Mapping[str, str | None] = field(default_factory=dict)  # these in place of the right ones; None: left out
 
 
 class HubServer:
@@ -186,6 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     storage: bool
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: two would wait for each other
+    disable_nagle_algorithm = True
 
     def setup(self) -> None:
         super().setup()
@@ -258,6 +265,8 @@ class _Handler(BaseHTTPRequestHandler):
             return _json({"name": user, "type": "user", "orgs": []})
         if path == "/api/repos/create":
             return self.create_repo(user)
+        if path == "/api/agent-harnesses":  # what the client asks once a day for its User-Agent
+            return _json({"standardEnvVars": [], "harnesses": {}})
         if path == "/api/validate-yaml":
             return _json({"errors": [], "warnings": []})
         if match := RESOLVE.fullmatch(path):
@@ -343,8 +352,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(
                 403, None, f'You don\'t have the rights to create a model under the namespace "{owner}"'
             )
+        private = bool(asked.get("private")) or asked.get("visibility") == "private"  # older clients; newer ones
         status = 409 if name in self.hub.repos else 200
-        repo = self.hub.repos.setdefault(name, Repo(owner, bool(asked.get("private")), False))
+        repo = self.hub.repos.setdefault(name, Repo(owner, private, False))
         if status == 200:
             self.hub.commit(repo, "main", {".gitattributes": b""})
         return _json({"url": f"{self.hub.url}/{name}"}, status)
@@ -381,7 +391,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.now or Fault("")
         self.send_response(status)
         for key, value in (dict(headers) | dict(fault.headers)).items():
-            self.send_header(key, value)
+            if value is not None:
+                self.send_header(key, value)
         if fault.truncate is None:
             self.send_header("Content-Length", str(len(body)))
         else:
@@ -394,6 +405,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[:stop])
         if fault.drop_after is not None:
             self.close_connection = True
+        if fault.reset:
+            self.wfile.flush()
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
 
 
 def _json(value: object, status: int = 200) -> tuple[int, bytes, dict[str, str]]:
@@ -403,3 +418,20 @@ def _json(value: object, status: int = 200) -> tuple[int, bytes, dict[str, str]]
 def _blob_id(data: bytes) -> str:
     """The name git gives a file's content, which is the Hub's ETag for a small file."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A running server, which this process uses as its Hub, with an empty cache in `tmp_path / "hf" / "hub"`."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # The client reads these once, when it is imported: keep it from the token and the home of whoever runs the tests.
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_URL_HOSTS", frozenset({"127.0.0.1"}), raising=False)
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from architectures import PADDINGS, Case, cases, inputs_of, labels_of, real_tokens
 from torch import Tensor
 
 import pellucid
+from architectures import PADDINGS, Case, cases, inputs_of, labels_of, real_tokens
 
 transformers.logging.set_verbosity_error()
 TOLERANCE = 1e-5
@@ -62,7 +62,11 @@ def test_outputs_equal_the_reference(case: Case, padding: str) -> None:
                 compare(mine, other, real, f"{name}[{layer}]")
         elif name == "loss":
             # the reference counts padding in the softmax over positions, and as context of the next token
-            counts_padding = case.head in ("ForQuestionAnswering", "ForCausalLM") and padding in ("right", "left", "holes")
+            counts_padding = case.head in ("ForQuestionAnswering", "ForCausalLM") and padding in (
+                "right",
+                "left",
+                "holes",
+            )
             if not counts_padding and not (reads_first_column or (case.head == "ForPreTraining" and padding == "left")):
                 compare(value, theirs.loss, real, "loss")
         elif not (padding == "left" and value.shape[:2] != real.shape):
@@ -153,7 +157,7 @@ def test_checkpoints_are_exchanged_both_ways(case: Case, tmp_path: Path) -> None
     again = case.model_class.from_pretrained(tmp_path / "theirs")
     assert again.loading_report is not None
     assert again.loading_report.clean
-    torch.testing.assert_close(again(**inputs).to_tuple()[0], expected, rtol=0, atol=0)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
     head = "AutoModel" + case.head.removeprefix("Model")
     assert type(getattr(pellucid, head).from_pretrained(tmp_path / "theirs")) is case.model_class
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
 from pellucid.errors import InputError, did_you_mean, strict
 
@@ -30,6 +30,9 @@ class TokenSpan(NamedTuple):
 
     start: int
     end: int
+
+
+Span = TypeVar("Span", CharSpan, TokenSpan)
 
 
 class BatchEncoding(UserDict[str, Any]):
@@ -190,7 +193,9 @@ class BatchEncoding(UserDict[str, Any]):
 
     def _row(self, method: str, batch_index: int) -> Encoding:
         if self._encodings is None:
-            raise InputError(f"{method}: this batch holds numbers only; call it on what the tokenizer returned for texts")
+            raise InputError(
+                f"{method}: this batch holds numbers only; call it on what the tokenizer returned for texts"
+            )
         rows = self._all_encodings()
         if not -len(rows) <= batch_index < len(rows):
             raise InputError(f"{method}: got row {batch_index}, the batch has {len(rows)}")

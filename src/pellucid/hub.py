@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 _TRUE = {"1", "ON", "YES", "TRUE"}
 _LOOKS_LIKE_PATH = re.compile(r"[/~]|\.{1,2}(?:/|$)|[A-Za-z]:/|.*\\|.*/.*/", re.DOTALL)
-_SECRET = re.compile(r"hf_\w{6,}|Bearer\s+\S+|(?<=\?)\w+=\S+", re.IGNORECASE)
+_SECRET = re.compile(r"hf_[a-z0-9]{20,}|Bearer\s+\S+|(?<=\?)\w+=\S+", re.IGNORECASE)
 
 
 @strict
@@ -137,15 +137,16 @@ def resolve_file(
     token: str | bool | None = None,
     cache_dir: StrPath | None = None,
     local_files_only: bool = False,
-    subfolder: str = "",
+    subfolder: str | None = "",
     force_download: bool = False,
     required: bool = True,
 ) -> Path | None:
     """The path of one file of a folder or of a repository, downloaded if need be.
 
-    A file of a branch or tag costs one metadata request, and a second one if it must be fetched; none when offline,
-    or when `revision` is a commit whose file is cached (see `commit_of`). When the Hub cannot be reached, a cached
-    file is used and a warning logged once.
+    A file of a branch or tag costs one metadata request (two where the cache has an older one), besides its download.
+    No request is made offline, or where `revision` is a commit of which the cache has the file (see `commit_of`).
+    When the Hub gives no answer, a cached file is used, with a warning in the log; an optional file that the cache
+    knows nothing about then counts as absent if the cache has others of its commit.
 
     Args:
         name_or_path: A folder, or a name on the Hub such as `"user/name"`.
@@ -167,7 +168,9 @@ def resolve_file(
         InputError: `name_or_path` or `token` cannot be used, or `force_download` was asked for offline.
     """
     _check_source(name_or_path)
-    file = check_relative(f"{subfolder.removesuffix('/')}/{filename}" if subfolder else filename, "file name")
+    file = check_relative(filename, "file name")
+    if subfolder:
+        file = f"{check_relative(subfolder, 'subfolder').removesuffix('/')}/{file}"
     if is_local(name_or_path):
         return _local_file(Path(name_or_path).expanduser(), file, required)
     asked = _ask(os.fspath(name_or_path), revision, token, cache_dir, file)
@@ -229,6 +232,7 @@ def _not_in_repo(asked: _Asked, held: Iterable[str]) -> HubError:
 # When each endpoint was last out of reach, so that one load does not wait for a dead network file by file.
 _down_at: dict[str | None, float] = {}
 _PATIENCE = 30.0  # seconds for which that is believed
+_CUT = {"RemoteProtocolError", "ReadError", "WriteError"}  # what the client's HTTP library calls a cut connection
 
 
 def _fetch(asked: _Asked, cached: Path | None, required: bool, force_download: bool) -> Path | None:
@@ -272,8 +276,12 @@ def _fetch(asked: _Asked, cached: Path | None, required: bool, force_download: b
     raise _not_in_repo(asked, names)
 
 
-def _answer(question: Callable[[], T], spare: T | None, asked: _Asked) -> T:
-    """What the Hub answers; where it gives no answer, `spare` from the cache if there is one, else a `HubError`."""
+def _answer(question: Callable[[], T], spare: T | None, asked: _Asked, again: bool = True) -> T:
+    """What the Hub answers; where it gives no answer, `spare` from the cache if there is one, else a `HubError`.
+
+    `again`: a cut connection, such as one kept open for too long, is worth a second try (the client makes one for some
+    cuts only).
+    """
     import time
 
     if spare is not None and time.monotonic() - _down_at.get(_endpoint(), -_PATIENCE) < _PATIENCE:
@@ -283,9 +291,11 @@ def _answer(question: Callable[[], T], spare: T | None, asked: _Asked) -> T:
     except PellucidError:
         raise
     except Exception as error:
+        if again and type(_reason(error)).__name__ in _CUT:
+            return _answer(question, spare, asked, again=False)
         problem = _explain(error, asked)
         if spare is None or not _cache_may_answer(error):
-            raise problem from (error if _scrub(str(error), asked) == str(error) else None)
+            raise problem from (None if _shows_secret(error, asked) else error)
         if _is_down(_reason(error)):
             _down_at[_endpoint()] = time.monotonic()
         import logging
@@ -329,7 +339,7 @@ def _explain(error: Exception, asked: _Asked) -> HubError:
 
     error = _reason(error)
     status = _status(error)
-    says = _scrub(getattr(error, "server_message", None) or "no reason given", asked)
+    says = _brief(getattr(error, "server_message", None) or "no reason given", asked)
     login = "give token=…, set HF_TOKEN, or run 'hf auth login'"
     if isinstance(error, errors.GatedRepoError):
         text = f"this repository is gated; ask for access at {asked.url}, then {login}"
@@ -339,8 +349,8 @@ def _explain(error: Exception, asked: _Asked) -> HubError:
         text = f"the Hub refused the token (wrong or expired); {login}, or token=False to go without"
     elif isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         text = (
-            f"no such repository at {asked.url}, or it is private; check the spelling, {login} if it is private,"
-            f" or write './{asked.name}' for a folder on this machine"
+            f"no repository at {asked.url}, or a private one that you may not see; check the spelling; for a private"
+            f" one, {login}; for a folder on this machine, write './{asked.name}'"
         )
     elif status == 403:
         text = f"the Hub does not allow this with your token ({says}); {login} with the right to do it"
@@ -359,27 +369,39 @@ def _explain(error: Exception, asked: _Asked) -> HubError:
     elif _is_down(error):
         kind = f"{type(error).__name__}: {error}"
         text = (
-            f"{asked.endpoint} cannot be reached ({_scrub(kind, asked)}); check the network, the proxy and HF_ENDPOINT"
+            f"{asked.endpoint} cannot be reached ({_brief(kind, asked)}); check the network, the proxy and HF_ENDPOINT"
         )
     elif isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
         text = f"the disk of {asked.cache} is full; make room ('pellucid cache rm NAME') or set HF_HOME or cache_dir="
-    elif isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        text = f"no right to write {error.filename or asked.cache}; set HF_HOME or cache_dir= to a folder of yours"
+    elif isinstance(error, OSError) and error.errno:
+        where = error.filename or asked.cache
+        text = f"{where} cannot be written ({error.strerror}); set HF_HOME or cache_dir= to a folder of yours"
     elif "Consistency check failed" in str(error):
         text = f"{asked.file or 'a file'!r} arrived with a wrong size and was thrown away; try again"
     elif isinstance(error, errors.LocalEntryNotFoundError):
         text = "the cache holds only a part of what is asked for; allow the network once to complete it"
     else:
-        text = _scrub(f"{type(error).__name__}: {error}", asked)
+        text = _brief(f"{type(error).__name__}: {error}", asked)
     return HubError(f"{asked.name}: {text}")
 
 
-def _scrub(text: str, asked: _Asked) -> str:
-    """`text` on one line, without tokens and the signed part of addresses."""
+def _redact(text: str, asked: _Asked) -> str:
+    """`text` without tokens and the signed part of addresses."""
     for secret in (asked.token, os.environ.get("HF_TOKEN"), os.environ.get("HUGGING_FACE_HUB_TOKEN")):
         if isinstance(secret, str) and secret.strip():
             text = text.replace(secret.strip(), "***")
-    return _SECRET.sub("***", " ".join(text.split()))[:300]
+    return _SECRET.sub("***", text)
+
+
+def _brief(text: str, asked: _Asked) -> str:
+    return " ".join(_redact(text, asked).split())[:300]
+
+
+def _shows_secret(error: BaseException | None, asked: _Asked) -> bool:
+    """Whether a traceback that shows `error` and what led to it would show a token."""
+    if error is None:
+        return False
+    return _redact(str(error), asked) != str(error) or _shows_secret(error.__cause__ or error.__context__, asked)
 
 
 # --- whole repositories --------------------------------------------------------------------------------------------
@@ -394,7 +416,9 @@ def list_files(
     cache_dir: StrPath | None = None,
     local_files_only: bool = False,
 ) -> list[tuple[str, int]]:
-    """Names and sizes in bytes of the files of a folder or repository, sorted; offline, of those cached.
+    """Names and sizes in bytes of the files of a folder or repository, sorted.
+
+    Offline, or with a warning in the log when the Hub gives no answer, those in the cache.
 
     Raises:
         FileError: There is no such folder.
@@ -500,7 +524,7 @@ def push_folder(
 
     Args:
         repo_id: `"user/name"`, or `"name"` under the token's own account.
-        folder: The folder whose files are uploaded; hidden `.git` and `.cache` folders are left out.
+        folder: The folder whose files are uploaded, hidden ones (`.git`) aside; files of other names stay.
         commit_message: First line of the commit.
         private: Whether a repository made by this call is private; `None`: as the account has it.
         token: A token with the right to write; `None` or `True`: the stored one.
@@ -521,16 +545,19 @@ def push_folder(
         raise HubError(f"{repo_id}: {forbidden} forbids to upload; unset it")
 
     def upload() -> str:
+        from huggingface_hub import CommitOperationAdd
+
         api = _api(asked)
         name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(name, branch=revision, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=name, folder_path=folder, commit_message=commit_message, revision=revision, create_pr=create_pr
-        )
+        files = [CommitOperationAdd(file, str(folder / file)) for file in relative_files(folder)]
+        commit = api.create_commit(
+            name, files, commit_message=commit_message, revision=revision, create_pr=create_pr
+        )  # not upload_folder, which may cut a large folder into several commits
         return commit.pr_url or commit.commit_url
 
-    return _answer(upload, None, asked)
+    return _answer(upload, None, asked, again=False)
 
 
 def _api(asked: _Asked) -> HfApi:

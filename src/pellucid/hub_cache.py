@@ -53,9 +53,13 @@ def check_repo_name(name: str) -> None:
         )
 
 
-def check_relative(name: str, what: str) -> str:
-    """Refuse a name with folders in it that could lead out of where it belongs, on any system; return it."""
-    if {"", ".", ".."} & set(name.split("/")) or _NOT_IN_A_NAME.search(name):
+def check_relative(name: object, what: str) -> str:
+    """Refuse a name, maybe with folders in it, that could lead out of where it belongs on any system; return it."""
+    if (
+        not isinstance(name, str)
+        or {"", ".", ".."} & set(name.removesuffix("/").split("/"))
+        or _NOT_IN_A_NAME.search(name)
+    ):
         raise HubError(f"{what} {name!r}: expected a relative name such as 'config.json' or 'folder/config.json'")
     return name
 

@@ -37,9 +37,7 @@ class MappedFile:
     def check_not_pointer(self) -> None:
         """Refuse a Git LFS pointer, which is what a clone without LFS holds in place of each large file."""
         if self.bytes[:24] == b"version https://git-lfs.":
-            raise FileError(
-                f"{self.path}: this is a Git LFS pointer, not the weights; run `git lfs pull` in its folder"
-            )
+            raise FileError(f"{self.path}: a Git LFS pointer, not the weights; run `git lfs pull` in its folder")
 
     def tensor(self, dtype: torch.dtype, shape: Sequence[int], offset: int) -> Tensor:
         """The tensor of `shape` at byte `offset`, which the caller has checked to lie inside the file.

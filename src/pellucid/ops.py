@@ -6,13 +6,14 @@ Pure functions on tensors, none of which knows an architecture. Axes: `T` packed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pellucid.errors import InputError, did_you_mean
 
@@ -140,9 +141,39 @@ def check_length(width: int, limit: int) -> None:
         )
 
 
-def picks(asked: bool | Collection[int] | None, layer: int) -> bool:
-    """Whether a layer's attention weights were asked for: of all layers (`True`), or of a collection of numbers."""
-    return layer in asked if isinstance(asked, Collection) else bool(asked)
+def run_layers(
+    layers: Iterable[nn.Module],
+    hidden: Tensor,
+    layout: Layout,
+    want_maps: bool | Collection[int] | None,
+    want_states: bool,
+    recompute: bool,
+) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[tuple[Tensor, ...], ...] | None]:
+    """Run a stack of layers, each `(hidden, layout, need_weights) → (hidden, weights or None)`, and keep what is asked.
+
+    Args:
+        layers: the stack.
+        hidden: `[T, H]`.
+        layout: how the batch is packed.
+        want_maps: attention weights of all layers (`True`), of a collection of layer numbers, or of none.
+        want_states: keep the states before the first and after each layer.
+        recompute: save memory by computing each layer's inside again for the gradients (gradient checkpointing).
+
+    Returns:
+        The last states `[T, H]`, all states or `None`, all weights (run by run of the layout) or `None`.
+    """
+    states, maps = [hidden], []
+    for number, layer in enumerate(layers):
+        need_weights = number in want_maps if isinstance(want_maps, Collection) else bool(want_maps)
+        if recompute:
+            hidden, weights = checkpoint(layer, hidden, layout, need_weights, use_reentrant=False)
+        else:
+            hidden, weights = layer(hidden, layout, need_weights)
+        if want_states:
+            states.append(hidden)
+        if weights is not None:
+            maps.append(weights)
+    return hidden, tuple(states) if want_states else None, tuple(maps) if want_maps else None
 
 
 # ---------------------------------------------------------------------- losses

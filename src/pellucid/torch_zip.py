@@ -94,7 +94,7 @@ def _read_entry(file: MappedFile, at: int) -> tuple[str, int, Record, int]:
         name = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise FileError(f"{file.path}: a record's name is not UTF-8 text: {quoted(raw)}") from error
-    extra = file.bytes[at + 46 + name_size : at + 46 + name_size + extra_size]
+    extra = bytes(file.bytes[at + 46 + name_size : at + 46 + name_size + extra_size])
     if 0xFFFFFFFF in (size, packed, header):
         size, packed, header = _zip64_sizes(file, name, extra, size, packed, header)
     if method != 0 or flags & 1 or size != packed:
@@ -107,14 +107,12 @@ def _zip64_sizes(file: MappedFile, name: str, extra: bytes, *sizes: int) -> list
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
-        if kind == 1:
-            values = iter(
-                struct.unpack_from(f"<{length // 8}Q", extra, at + 4) if at + 4 + length <= len(extra) else ()
-            )
-            found = [next(values, None) if size == 0xFFFFFFFF else size for size in sizes]
-            if None not in found:
-                return [size for size in found if size is not None]
-        at += 4 + length
+        at += 4
+        if kind == 1 and at + length <= len(extra):
+            values = list(struct.unpack_from(f"<{length // 8}Q", extra, at))
+            if len(values) >= sizes.count(0xFFFFFFFF):
+                return [values.pop(0) if size == 0xFFFFFFFF else size for size in sizes]
+        at += length
     raise FileError(f"{file.path}: {quoted(name)}: the record's size is missing")
 
 

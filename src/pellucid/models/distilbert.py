@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from pellucid import ops, outputs
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
@@ -142,18 +141,8 @@ class Transformer(nn.Module):
     def forward(
         self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool
     ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
-        states, maps = [hidden], []
-        for number, layer in enumerate(self.layer):
-            need_weights = ops.picks(want_maps, number)
-            if self.gradient_checkpointing and self.training:
-                hidden, weights = checkpoint(layer, hidden, layout, need_weights, use_reentrant=False)
-            else:
-                hidden, weights = layer(hidden, layout, need_weights)
-            if want_states:
-                states.append(hidden)
-            if weights is not None:
-                maps.append(weights)
-        return hidden, tuple(states) if want_states else None, tuple(maps) if want_maps else None
+        recompute = self.gradient_checkpointing and self.training
+        return ops.run_layers(self.layer, hidden, layout, want_maps, want_states, recompute)
 
 
 class DistilBertPreTrainedModel(PreTrainedModel):

@@ -1,0 +1,132 @@
+"""The rules that keep the code easy to find one's way in: who may import whom, what may not be called, how long."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "pellucid"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+FLOORS = [  # each floor may import from the ones before it, and from its own
+    {"errors"},
+    {"files"},
+    {"hub", "hub_cache"},
+    {"config", "outputs"},
+    {"layout", "ops"},
+    {"mapped", "safetensors_file", "torch_zip", "torch_bin", "checkpoint"},
+    {"model"},
+    {"models"},
+    {"auto"},
+    {"encoding", "chat", "tokenizer", "vocabulary"},
+    {"pipelines"},
+    {"cli", "__main__"},
+]
+
+
+def floor_of(path: Path) -> int:
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    for number, rooms in enumerate(FLOORS):
+        if room in rooms or any(room.startswith(f"{name}_") for name in rooms):
+            return number
+    raise AssertionError(f"{path.name}: give the new room its place in FLOORS and in CONTRIBUTING.md")
+
+
+def imports_of(tree: ast.AST, everywhere: bool) -> Iterator[str]:
+    """Modules of the package that are imported; only at module level unless `everywhere`."""
+    for node in ast.walk(tree) if everywhere else ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "pellucid":
+            parts = node.module.split(".")[1:]
+            yield from [parts[0]] if parts else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("pellucid.")]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.parent != SOURCE or path.name != "__init__.py"], ids=str
+)
+def test_rooms_depend_in_one_direction(path: Path) -> None:
+    own = floor_of(path)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    above = [
+        name
+        for name in imports_of(tree, everywhere=False)
+        if (SOURCE / f"{name}.py").exists() or (SOURCE / name).is_dir()
+    ]
+    wrong = [name for name in above if floor_of(SOURCE / name) > own]
+    assert not wrong, f"{path.name} must not import {wrong}"
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "models").glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_a_model_file_needs_only_a_few_primitives(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    allowed = {"ops", "layout", "config", "outputs", "model", "models"}
+    assert set(imports_of(tree, everywhere=True)) <= allowed
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "forward":
+            assert node.args.kwarg is None, f"{path.name}:{node.lineno}: forward takes named arguments only"
+            assert all(arg.annotation for arg in node.args.args[1:]), (
+                f"{path.name}:{node.lineno}: an argument has no type"
+            )
+
+
+FORBIDDEN = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_METHODS = {
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+    "torch.load",
+    "joblib.load",
+    "marshal.loads",
+    "os.system",
+}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for folder in ("src", "tests", "scripts", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))],
+    ids=str,
+)
+def test_nothing_is_unpickled_or_executed(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in FORBIDDEN_METHODS, f"{path.name}:{node.lineno}: {called}"
+            assert called not in FORBIDDEN or path.name == "test_docs.py", f"{path.name}:{node.lineno}: {called}"
+        if isinstance(node, ast.Import) and SOURCE in path.parents:
+            assert not {alias.name for alias in node.names} & {"pickle", "joblib", "marshal", "transformers"}, path.name
+        if isinstance(node, ast.ImportFrom) and SOURCE in path.parents:
+            assert (node.module or "").split(".")[0] not in {"pickle", "joblib", "marshal", "transformers"}, path.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    budget = 480 if path.parent.name == "models" else 600
+    assert len(text.splitlines()) <= budget
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            documented = ast.get_docstring(node)
+            length = (node.end_lineno or 0) - node.lineno - len((documented or "").splitlines())
+            assert length <= 80, f"{path.name}:{node.lineno}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pellucid",
+        "from pellucid import AutoModel, AutoTokenizer, AutoConfig, pipeline",
+        "from pellucid import AutoTokenizer, BertTokenizer; import pellucid.cli",
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_used(code: str) -> None:
+    heavy = "{'torch', 'numpy', 'huggingface_hub', 'jinja2', 'tqdm', 'httpx', 'transformers'}"
+    check = f"{code}; import sys; found = {heavy} & set(sys.modules); sys.exit(str(found) if found else 0)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
