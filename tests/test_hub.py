@@ -81,6 +81,13 @@ def test_a_folder_is_used_as_it_is(tmp_path: Path) -> None:
     assert hub.list_files(tmp_path) == [("sub/config.json", 2)]
 
 
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert hub.resolve_file("~/model", "config.json") == tmp_path / "model" / "config.json"
+
+
 def test_a_folder_named_like_a_repository_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "user" / "name").mkdir(parents=True)
@@ -212,6 +219,13 @@ def test_a_file_that_went_away(server: HubServer, commit: str) -> None:
     assert hub.resolve_file("user/name", "vocab.txt", required=False) is None
     assert (cache() / ".no_exist" / newer / "vocab.txt").is_file()
     assert hub.resolve_file("user/name", "vocab.txt", required=False, local_files_only=True) is None
+
+
+def test_a_branch_that_went_away_is_an_error(server: HubServer, commit: str) -> None:
+    server.add_repo("user/name", FILES, revision="dev")
+    hub.resolve_file("user/name", "config.json", revision="dev")
+    del server.repos["user/name"].refs["dev"]
+    assert "no revision 'dev'" in message(hub.resolve_file, "user/name", "config.json", revision="dev")
 
 
 def test_a_missing_remote_file_is_named_with_what_there_is(server: HubServer, commit: str, no_waiting: None) -> None:
@@ -358,6 +372,14 @@ def test_tokens_that_cannot_be_used(server: HubServer, commit: str) -> None:
     assert "refused the token" in message(hub.resolve_file, "user/name", "config.json", token="hf_wrongwrong")
     assert "no token is stored" in message(hub.resolve_file, "user/name", "config.json", token=True)
     assert "line break" in message(hub.resolve_file, "user/name", "config.json", token="hf_abcdefg\n", kind=InputError)
+
+
+def test_a_stored_token_is_not_shown(server: HubServer, commit: str, tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text(server.token)
+    server.fault("HEAD", status=403, headers={"X-Error-Message": f"no right for {server.token}"})
+    assert "no right for ***" in message(hub.resolve_file, "user/name", "config.json")
+    assert server.requests[-1].token == server.token
 
 
 def test_tokens_are_never_shown(
@@ -604,6 +626,13 @@ def test_push_refused(server: HubServer, commit: str, tmp_path: Path, monkeypatc
     assert server.repos["user/name"].refs == {"main": commit}
 
 
+def test_a_push_that_breaks_off_is_not_repeated(server: HubServer, commit: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    server.fault("/commit/", drop_after=-1, times=9)
+    assert "cannot be reached" in message(hub.push_folder, "user/name", tmp_path, token=server.token)
+    assert sum("/commit/" in request.path for request in server.requests) == 1
+
+
 # --- looking after the cache ---------------------------------------------------------------------------------------
 
 
@@ -624,6 +653,7 @@ def test_list_and_remove(server: HubServer, commit: str) -> None:
     freed = hub.remove_cached("user/name")
     assert 0 <= freed - len(WEIGHTS) - 8 - 5 < 200
     assert [repo.name for repo in hub.list_cache()] == ["user/twin"]
+    assert not list(hub.cache_folder().rglob("*user--name*"))
     assert hub.resolve_file("user/twin", "model.safetensors", local_files_only=True).read_bytes() == WEIGHTS
     text = message(hub.remove_cached, "user/twn")
     assert "not in the cache" in text

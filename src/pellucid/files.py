@@ -91,9 +91,16 @@ def _refuse_kind(path: Path) -> NoReturn:
     raise FileError(f"{path}: got {kind}, wanted an ordinary file")
 
 
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+        raise FileError(f"{path}: a link that cannot be followed") from error
+
+
 def _check_link(path: Path) -> None:
     """Refuse a symbolic link that leaves its folder, except into the blobs of the same Hub repository."""
-    folder, target = path.parent.resolve(), path.resolve()
+    folder, target = _resolved(path.parent), _resolved(path)
     allowed = [folder]
     for level in folder.parents:
         repository = level.parent
@@ -252,7 +259,7 @@ def atomic_write(path: StrPath, data: bytes) -> None:
     """
     target = Path(path)
     if target.is_symlink():
-        target = target.resolve()  # the file behind a link is replaced, the link stays
+        target = _resolved(target)  # the file behind a link is replaced, the link stays
     temporary = _temporary_path(target.parent, target.name)
     try:
         _remove_leftovers(target.parent, target.name)
@@ -367,7 +374,7 @@ def atomic_folder(folder: StrPath, *, needed: int = 0) -> Iterator[StagedFolder]
     Raises:
         FileError: not a folder, too little space, or a write failed; the old contents are then unchanged.
     """
-    target = Path(folder).resolve()
+    target = _resolved(Path(folder))
     staged, descriptor = _stage(target, needed)
     try:
         yield staged

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pellucid import checkpoint, hub
 from pellucid.config import PretrainedConfig, refuse_remote_code
@@ -385,7 +386,7 @@ class PreTrainedModel(nn.Module):
         quantization = config.extra.get("quantization_config")
         opened = checkpoint.Checkpoint.open(files, int8_rows=checkpoint.wants_int8_rows(quantization))
         checkpoint.check_config_against(opened, config)
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             model = cls(config)
         report = checkpoint.load_into(
             model,
@@ -486,6 +487,28 @@ class PreTrainedModel(nn.Module):
                 revision=revision,
                 create_pr=create_pr,
             )
+
+
+class _Unfilled(TorchFunctionMode):
+    """While a model is built on meta, its modules' own random numbers are passed over.
+
+    There is no memory to fill, and torch would import a second's worth of modules to find that out.
+    """
+
+    fills = frozenset({"normal_", "uniform_", "kaiming_uniform_", "zeros_", "ones_", "fill_", "zero_"})
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Give a tensor that should be filled back as it is; run everything else."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in self.fills:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @cache

@@ -103,9 +103,10 @@ def read_text(row: Any, number: int) -> Text | InputError:
             return InputError(f"row {number}: got key {quoted(unknown[0])}, wanted 'text' and perhaps 'text_pair'{near}")
         pair = row.get("text_pair")
         row = row.get("text") if pair is None else (row.get("text"), pair)
-    match row:
-        case str() | (str(), str()) if not isinstance(row, list):
-            return row
+    if isinstance(row, str):
+        return row
+    if isinstance(row, tuple) and len(row) == 2 and all(isinstance(text, str) for text in row):
+        return row
     return InputError(
         f"row {number}: got {quoted(row)}, wanted a text, or a pair as (text, text_pair) or "
         '{"text": …, "text_pair": …}; on_error="collect" answers the other rows'

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pellucid.errors import FileError, InputError
-from pellucid.files import open_regular, quoted
+from pellucid.files import open_regular, parse_json, quoted
 
 
 class Rows(NamedTuple):
@@ -72,11 +71,9 @@ def read_lines(path: Path) -> Iterator[Any]:
                 if not as_json:
                     yield text
                 elif text.strip():
-                    value = json.loads(text)
+                    value = parse_json(text, f"{path}: line {number}")
                     if isinstance(value, dict):
                         value = {key: value[key] for key in ("text", "text_pair") if key in value}
                     yield value
             except UnicodeDecodeError as error:
                 raise FileError(f"{path}: line {number}: byte {error.start} is not UTF-8; save it as UTF-8") from error
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise FileError(f"{path}: line {number}: not JSON: {error}") from error

@@ -1,0 +1,259 @@
+"""What all pipelines have in common: text in, answer out, in three steps that can be looked at one by one.
+
+    preprocess    rows → what the model reads (ids)
+    forward       packed ids → numbers, one set for each part
+    postprocess   numbers of one row → its answer
+
+A task is a subclass in a file of its own that says how it does the three; `engine.run` takes care of the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
+
+import torch
+
+from pellucid import auto
+from pellucid.errors import InputError, reject_unknown, strict
+from pellucid.pipelines.engine import FIRST_WINDOW_ROWS, WINDOW_ROWS, Part, Row, RunStatistics, run
+from pellucid.pipelines.preprocess import LengthRule, encode, read_text, readable_tokens
+from pellucid.pipelines.rows import open_rows
+from pellucid.pipelines.steps import Steps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pellucid.layout import PackedTokens
+    from pellucid.model import PreTrainedModel
+    from pellucid.tokenizer import PreTrainedTokenizerBase
+
+logger = logging.getLogger("pellucid")
+
+
+class CallOptions(TypedDict, total=False):
+    """What every pipeline can be told, when it is made (then it holds for all calls) or in a call.
+
+    Attributes:
+        truncation: `True` cuts texts that are longer than the model reads; or which text of a pair to cut:
+            `"longest_first"`, `"only_first"`, `"only_second"`. Default: such a text is an error.
+        max_length: tokens to read of a text, in place of the model's own limit.
+        long: the same choice by other names, `"error"` and `"truncate"`, and `"window"`: read all of a long text in
+            overlapping windows and merge their answers; each task says how.
+        stride: tokens that neighbouring windows share; default a quarter of the limit.
+        add_special_tokens: whether markers such as `[CLS]` are added; default `True`.
+        batch_size: texts in a batch, in place of the token budget, which is the faster choice.
+        on_error: `"raise"` (default) the error of a row that cannot be read, or `"collect"` it as the row's answer.
+        progress: show a progress bar; default: when the run takes a while and a terminal is there.
+        padding: accepted for compatibility; padding is never computed.
+        num_workers: accepted for compatibility; tokenizing uses all cores by itself.
+    """
+
+    truncation: bool | str | None
+    max_length: int | None
+    long: Literal["error", "truncate", "window"] | None
+    stride: int | None
+    add_special_tokens: bool
+    batch_size: int | None
+    on_error: Literal["raise", "collect"]
+    progress: bool | None
+    padding: bool | str | None
+    num_workers: int | None
+
+
+class Pipeline(ABC):
+    """Base of all pipelines; made by `pellucid.pipeline(...)`, or directly from a model and a tokenizer.
+
+    Args:
+        model: the model, used as it is and where it is.
+        tokenizer: the tokenizer that it was trained with.
+        task: name of the task as it was asked for.
+        device: where to run: `"cpu"`, `"cuda:1"`, or a number: a GPU's, or -1 for where the model is. A number that
+            no GPU has means the CPU. Default: where the model is.
+        resolve: name of a file of the checkpoint → its path, or `None` if there is none.
+        defaults: options for all calls.
+
+    Attributes:
+        last_run: what the latest call did: rows, tokens, seconds, tokens per second, waste.
+    """
+
+    name: ClassVar[str]
+    """Name of the task."""
+    auto_class: ClassVar[str]
+    """Name of the auto class that loads its models."""
+    default_model: ClassVar[str]
+    """Checkpoint used when none is named."""
+    options: ClassVar[type[CallOptions]]
+    """The keywords of a call."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        task: str | None = None,
+        device: int | str | torch.device | None = None,
+        resolve: Callable[[str], Path | None] | None = None,
+        **defaults: Any,
+    ) -> None:
+        self.model, self.tokenizer, self.task = model, tokenizer, task or self.name
+        self.device = _device(device, model.device)
+        if model.device != self.device:
+            model.to(self.device)  # type: ignore[arg-type]
+        self.resolve = resolve or (lambda filename: None)
+        self.defaults: Mapping[str, Any] = {}
+        self.defaults = self.merge(defaults)
+        self.last_run = RunStatistics()
+
+    # ------------------------------------------------------------------ the three steps
+
+    def preprocess(self, rows: Sequence[Any], first: int = 0, **options: Any) -> list[Row]:
+        """Turn texts, or pairs, into ids.
+
+        Args:
+            rows: texts, pairs `(text, text_pair)` or `{"text": …, "text_pair": …}`.
+            first: number of the first row, for messages.
+            options: the call's options.
+
+        Returns:
+            For each row its parts (one, or the windows of a long text), or its error.
+        """
+        texts = [read_text(row, number) for number, row in enumerate(rows, first)]
+        special = options.get("add_special_tokens", True)
+        return encode(texts, self.tokenizer, self.length_rule(options), add_special_tokens=special, first=first)
+
+    def forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
+        """Run the model on packed tokens, without gradients or dropout, and bring the numbers to the CPU.
+
+        Returns:
+            One tensor for each part, in their order.
+        """
+        training = self.model.training
+        if training:
+            self.model.eval()
+        try:
+            with torch.inference_mode():
+                return self._forward(packed, **options)
+        finally:
+            if training:
+                self.model.train()
+
+    @abstractmethod
+    def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
+        """What `forward` runs: the task's own part of it."""
+
+    @abstractmethod
+    def postprocess(self, values: list[Tensor], parts: list[Part], **options: Any) -> Any:
+        """Turn the numbers of one row's parts into its answer."""
+
+    @abstractmethod
+    def steps(self, text: Any) -> Steps:
+        """The three steps for one text, to be looked at or printed."""
+
+    # ------------------------------------------------------------------ a call
+
+    def answer(self, inputs: Any, given: Mapping[str, Any]) -> Any:
+        """Answer what `__call__` was given: one answer for one row, a list for a list, else a generator."""
+        options = self.merge(given)
+        rows, single, listed, total = open_rows(inputs)
+        answers = self._run(rows, options, total, streamed=not (single or listed))
+        if single:
+            return next(answers)
+        return list(answers) if listed else answers
+
+    def _run(self, rows: Any, options: Mapping[str, Any], total: int | None, streamed: bool) -> Iterator[Any]:
+        self.last_run = statistics = RunStatistics()
+        bar = _progress_bar(options.get("progress"), total)
+        yield from run(
+            rows,
+            partial(self.preprocess, **options),
+            partial(self.forward, **options),
+            partial(self.postprocess, **options),
+            statistics,
+            device=self.device,
+            batch_size=options.get("batch_size"),
+            first_window=FIRST_WINDOW_ROWS if streamed else WINDOW_ROWS,
+            collect_errors=options.get("on_error") == "collect",
+            progress=bar,
+        )
+
+    def merge(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Check options and add the defaults.
+
+        Raises:
+            UnknownArgumentError: an option that does not exist.
+            InputError: a value that cannot be used.
+        """
+        known = self.options.__optional_keys__
+        if unknown := given.keys() - known:
+            reject_unknown(type(self).__name__, unknown, known)
+        options = {**self.defaults, **given}
+        for one, other in (("long", "truncation"), ("truncation", "long")):
+            if one in given and other not in given:  # both say what happens to a long text: the newer word holds
+                options.pop(other, None)
+        self.check(options)
+        return options
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise `InputError` for an option's value that cannot be used; tasks extend it."""
+        self.length_rule(options)
+        size, on_error = options.get("batch_size"), options.get("on_error", "raise")
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise InputError(f"batch_size: got {size!r}, wanted a number from 1, or None for the token budget")
+        if on_error not in ("raise", "collect"):
+            raise InputError(f"on_error: got {on_error!r}, wanted 'raise' or 'collect'")
+
+    def length_rule(self, options: Mapping[str, Any]) -> LengthRule:
+        """What the options say about texts that are too long."""
+        return LengthRule.from_options(options, readable_tokens(self.model), self.tokenizer.model_max_length)
+
+    # ------------------------------------------------------------------ the rest
+
+    @strict
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
+        """Write the model and the tokenizer into a folder that `pipeline(task, folder)` loads."""
+        self.model.save_pretrained(save_directory)
+        self.tokenizer.save_pretrained(save_directory)
+
+    def __repr__(self) -> str:
+        model, dtype = type(self.model).__name__, str(self.model.dtype).removeprefix("torch.")
+        return f"{type(self).__name__}(task={self.task!r}, model={model}, device='{self.device}', dtype='{dtype}')"
+
+
+def check_head(model: PreTrainedModel, auto_class: str, task: str) -> None:
+    """Raise `InputError` unless the model is of the class that `auto_class` names for its architecture."""
+    wanted = getattr(auto, auto_class).model_class(model.config)
+    if not isinstance(model, wanted):
+        raise InputError(f"{task}: got a {type(model).__name__}, wanted a {wanted.__name__}")
+
+
+def _device(device: int | str | torch.device | None, where: torch.device) -> torch.device:
+    if device is None or (isinstance(device, int) and device < 0):
+        return where
+    if isinstance(device, int) and not isinstance(device, bool):
+        if device < torch.cuda.device_count():
+            return torch.device("cuda", device)
+        logger.warning("device: there is no GPU %d, running on the CPU", device)
+        return torch.device("cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: got {device!r}, wanted 'cpu', 'cuda', 'cuda:1' or a GPU's number") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device: got {device!r}, and there are {torch.cuda.device_count()} GPUs; use device='cpu'")
+    return found
+
+
+def _progress_bar(wanted: bool | None, total: int | None) -> Callable[[int], object] | None:
+    """A function that moves a progress bar on by a number of rows, or `None` for no bar."""
+    if wanted is False or (wanted is None and (total == 1 or not sys.stderr.isatty())):
+        return None
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" rows", delay=0 if wanted else 1).update

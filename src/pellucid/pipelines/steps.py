@@ -1,0 +1,94 @@
+"""The three steps of a pipeline for one text, as an object and as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unicodedata import combining, east_asian_width
+
+WIDTH = 80
+SHOWN_LINES = 4  # of tokens
+SHOWN_NUMBERS = 10
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What happened between a text and its answer; `print` it to read it.
+
+    Attributes:
+        text: the text, or the pair.
+        tokens: step one: the pieces that the tokenizer made of it.
+        input_ids: their numbers in the vocabulary.
+        model: step two: name of the model's class.
+        shapes: what went through it, such as `"12 tokens × 384 numbers → 2 logits"`.
+        outputs: names and numbers that came out: a logit for each label, or the beginning of each token's vector.
+        function: step three: what was made of them, such as `"softmax"`.
+        scores: names and numbers after that.
+        answer: the pipeline's answer.
+    """
+
+    text: str | tuple[str, str]
+    tokens: list[str]
+    input_ids: list[int]
+    model: str
+    shapes: str
+    outputs: list[tuple[str, list[float]]]
+    function: str
+    scores: list[tuple[str, list[float]]]
+    answer: Any
+
+    def __str__(self) -> str:
+        texts = [self.text] if isinstance(self.text, str) else self.text
+        lines = [*(_shorten(text) for text in texts), ""]
+        lines += [f"1  Tokenizer: text → {len(self.tokens)} tokens and their ids", ""]
+        lines += _token_lines(self.tokens, self.input_ids)
+        lines += [f"2  {self.model}: {self.shapes}", ""]
+        lines += [*_number_lines(self.outputs, bars=False), ""]
+        lines += [f"3  {self.function}", ""]
+        lines += _number_lines(self.scores, bars=all(0 <= n <= 1 for _, row in self.scores for n in row))
+        return "\n".join(lines)
+
+
+def _token_lines(tokens: Sequence[str], ids: Sequence[int]) -> Iterator[str]:
+    """Pieces with their ids below, as many a line as fit."""
+    upper, lower, used, shown = "  ", "  ", 2, 0
+    for number, (token, token_id) in enumerate(zip(tokens, ids, strict=True)):
+        token = token.replace("\n", "↵")
+        width = max(_columns(token), len(str(token_id)))
+        if used + 1 + width > WIDTH:
+            yield from (upper, lower, "")
+            upper, lower, used, shown = "  ", "  ", 2, shown + 1
+            if shown == SHOWN_LINES:
+                yield from (f"   … and {len(tokens) - number} more", "")
+                return
+        upper += f" {token}{' ' * (width - _columns(token))}"
+        lower += f" {token_id:<{width}}"
+        used += 1 + width
+    yield from (upper, lower, "")
+
+
+def _number_lines(rows: Sequence[tuple[str, Sequence[float]]], bars: bool) -> Iterator[str]:
+    """A name and its numbers on each line; numbers from 0 to 1 may have a bar."""
+    names = [_shorten(name, 30) for name, _ in rows[:SHOWN_NUMBERS]]
+    width = max(map(_columns, names), default=0)
+    for name, (_, numbers) in zip(names, rows, strict=False):
+        line = f"   {name}{' ' * (width - _columns(name))}" + "".join(f" {number:9.4f}" for number in numbers)
+        yield f"{line}  {'█' * round(30 * numbers[0])}".rstrip() if bars else line
+    if len(rows) > SHOWN_NUMBERS:
+        yield f"   … and {len(rows) - SHOWN_NUMBERS} more"
+
+
+def _shorten(text: str, width: int = WIDTH) -> str:
+    """The text on one line of at most `width` columns."""
+    text = " ".join(text.split())
+    if _columns(text) <= width:
+        return text
+    while _columns(text) > width - 1:
+        text = text[: max(width - 1, 1) if len(text) >= width else -1]
+    return f"{text}…"
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
