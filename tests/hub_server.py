@@ -9,8 +9,8 @@
 It speaks the parts of the protocol that loading, listing and uploading need: `resolve` with the Hub's headers (large
 files by a redirect to a second port, as to a CDN), ranges, repository and tree listings, refusals with their
 `X-Error-Code`, creation of repositories and branches, and commits. Nothing points to Xet storage, so the client uses
-plain HTTP. Faults are ordered with `fault`. A test module that imports the fixture `hub_server` gets a running server
-with the environment set to it and to an empty cache.
+plain HTTP. Faults are ordered with `fault`. The fixture `hub_server` is a running server with the environment set to it
+and to an empty cache.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import socket
 import struct
+import subprocess
 import sys
+import textwrap
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +35,9 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+import pellucid
+from pellucid.errors import HubError
 
 RESOLVE = re.compile(r"/(?P<repo>.+?)/resolve/(?P<revision>[^/]+)/(?P<rest>.+)")
 API = re.compile(
@@ -420,6 +426,12 @@ def _blob_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+# --- for tests of what uses the Hub --------------------------------------------------------------------------------
+
+WEIGHTS = bytes(range(256)) * 400
+FILES = {"config.json": '{"a": 1}', "model.safetensors": WEIGHTS, "onnx/config.json": "{}", "vocab.txt": "a\nb\n"}
+
+
 @pytest.fixture
 def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A running server, which this process uses as its Hub, with an empty cache in `tmp_path / "hf" / "hub"`."""
@@ -435,3 +447,37 @@ def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubS
     with HubServer() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server
+
+
+@pytest.fixture
+def commit(hub_server: HubServer) -> str:
+    """The commit of a repository "user/name" with `FILES`."""
+    return hub_server.add_repo("user/name", FILES)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the client's pauses between attempts."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+def message(call: Callable[..., object], *args: object, kind: type[Exception] = HubError, **kwargs: object) -> str:
+    """The text of the error that the call must end in, which is one line."""
+    with pytest.raises(kind) as caught:
+        call(*args, **kwargs)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def run(code: str, **variables: str) -> str:
+    """What a fresh interpreter prints; the environment is this test's with `variables` added."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env=os.environ | {"PYTHONPATH": str(Path(pellucid.__file__).parents[1])} | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()

@@ -181,6 +181,8 @@ class PretrainedConfig:
             raise ConfigError(f"{type(self).__name__}: num_labels: got {num_labels!r}, wanted a whole number from 1")
         if self.id2label is None or len(self.id2label) != num_labels:
             self.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
+        if self.label2id is None:
+            self.label2id = {label: index for index, label in self.id2label.items()}
 
     @property
     def use_return_dict(self) -> bool:

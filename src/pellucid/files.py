@@ -301,7 +301,7 @@ def _remove_leftovers(parent: Path, name: str) -> None:
     if sys.platform == "win32" or not parent.is_dir():
         return  # folders cannot be locked there, so a leftover cannot be told from a save in progress
     start = f".{name[:80]}."
-    for entry in os.scandir(parent):
+    for entry in list(os.scandir(parent)):
         if not (entry.name.startswith(start) and entry.name.endswith(".saving") and len(entry.name) == len(start) + 23):
             continue
         with suppress(OSError):
@@ -468,7 +468,7 @@ def _is_working_folder(target: Path) -> bool:
 def _mirror(old: Path, new: Path, staged: StagedFolder | None, count: int = 0) -> int:
     """Link everything in `old` that is neither written anew nor stale into `new`; count entries against the limit."""
     shutil.copymode(old, new)
-    for entry in os.scandir(old):
+    for entry in list(os.scandir(old)):
         count += 1
         if count > MIRROR_LIMIT:
             raise OSError(errno.EMLINK, "too many files to link")
@@ -504,7 +504,7 @@ def _exchange(first: Path, second: Path) -> None:
 
 def _rescue(old: Path, new: Path, staged: StagedFolder | None) -> None:
     """Move files that others put into the old folder during the save over to the new one, before the old one goes."""
-    for entry in os.scandir(old):
+    for entry in list(os.scandir(old)):
         target = new / entry.name
         if staged is not None and (staged.is_stale(entry.name) or entry.name.endswith(".saving")):
             continue

@@ -1,0 +1,146 @@
+"""Pipelines: from text to answer in one call, `pipeline("sentiment-analysis")("What a lovely day!")`.
+
+    engine.py        windows, batches by token budget, order: the same for all tasks
+    preprocess.py    text → ids; what happens to long texts
+    rows.py          what can be given: lists, generators, data sets, files
+    base.py          the class that all tasks share
+    <task>.py        one file for each task
+    pooling.py       sentence embeddings
+    steps.py         the three steps in a readable form
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import partial
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from pellucid import hub
+from pellucid.auto import AutoConfig
+from pellucid.config import PretrainedConfig, refuse_remote_code
+from pellucid.errors import InputError, did_you_mean, reject_unknown
+
+if TYPE_CHECKING:
+    import torch
+
+    from pellucid.model import PreTrainedModel
+    from pellucid.pipelines.base import Pipeline
+    from pellucid.pipelines.feature_extraction import FeatureExtractionPipeline
+    from pellucid.pipelines.text_classification import TextClassificationPipeline
+    from pellucid.tokenizer import PreTrainedTokenizerBase
+
+TASKS = {
+    "feature-extraction": "FeatureExtractionPipeline",
+    "text-classification": "TextClassificationPipeline",
+}
+"""Task → the class in the file of the task's name."""
+ALIASES = {"sentiment-analysis": "text-classification"}
+HEAD_TASKS = {"ForSequenceClassification": "text-classification", "Model": "feature-extraction"}
+"""Ending of a model class's name → the task it is for."""
+
+
+def __getattr__(name: str) -> Any:
+    task = next((task for task, class_name in TASKS.items() if class_name == name), None)
+    if task is None:
+        raise AttributeError(f"module 'pellucid.pipelines' has no attribute {name!r}{did_you_mean(name, TASKS.values())}")
+    return _task_class(task)
+
+
+def _task_class(task: str) -> type[Pipeline]:
+    module = importlib.import_module(f"pellucid.pipelines.{task.replace('-', '_')}")
+    found: type[Pipeline] = getattr(module, TASKS[task])
+    return found
+
+
+@overload
+def pipeline(
+    task: Literal["text-classification", "sentiment-analysis"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> TextClassificationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["feature-extraction"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> FeatureExtractionPipeline: ...
+@overload
+def pipeline(
+    task: str | None = None,
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> Any: ...
+def pipeline(
+    task: str | None = None,
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    *,
+    config: PretrainedConfig | str | PathLike[str] | None = None,
+    tokenizer: str | PathLike[str] | PreTrainedTokenizerBase | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    device: int | str | torch.device | None = None,
+    device_map: str | int | torch.device | dict[str, Any] | None = None,
+    dtype: torch.dtype | str | None = None,
+    torch_dtype: torch.dtype | str | None = None,
+    use_fast: bool = True,
+    trust_remote_code: bool = False,
+    model_kwargs: dict[str, Any] | None = None,
+    **task_defaults: Any,
+) -> Any:
+    """Make a pipeline: a tokenizer, a model and what a task does with them.
+
+    Args:
+        task: `"text-classification"` (or `"sentiment-analysis"`), or `"feature-extraction"`; `None` follows the model.
+        model: a folder, a name on the Hub, or a model; `None` takes the task's default, which for text classification
+            ships inside the package and needs no network.
+        config: a configuration, or where to read it, in place of the checkpoint's own.
+        tokenizer: a tokenizer or where to load it from; `None` takes the model's.
+        revision: branch, tag or commit on the Hub.
+        token: access token; `None` uses the one that is logged in, `False` none.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, a GPU's number, or -1 for none. Default: the first GPU if there is one;
+            a model that is given as an object stays where it is.
+        device_map: the same for the loader, in place of `device`.
+        dtype: number format of the weights, such as `"bfloat16"`; `None` and `"auto"` keep the file's.
+        torch_dtype: older name of `dtype`.
+        use_fast: accepted for compatibility; every tokenizer is a fast one.
+        trust_remote_code: only `False`; code from a checkpoint is never run.
+        model_kwargs: further arguments of the model's `from_pretrained`, such as `cache_dir`.
+        task_defaults: options for all calls of the pipeline, such as `top_k=None` or `batch_size=8`.
+
+    Returns:
+        The task's pipeline, to be called with texts.
+
+    Raises:
+        InputError: the task does not exist or cannot be told, or the model is not one for it.
+        HubError, FileError: the checkpoint cannot be had or is damaged.
+        UnknownArgumentError: an argument does not exist.
+    """
+    refuse_remote_code(trust_remote_code)
+    where: dict[str, Any] = {"revision": revision or "main", "token": token}
+    loader = {**(model_kwargs or {}), "dtype": torch_dtype if dtype is None else dtype, "device_map": device_map}
+    where |= {name: loader.pop(name) for name in ("cache_dir", "local_files_only", "force_download", "subfolder")
+              if name in loader}
+    if task is None:
+        task = _task_of(model, config, where)
+    kind = _find_task(task)
+    known = kind.options.__optional_keys__
+    if unknown := task_defaults.keys() - known:
+        reject_unknown("pipeline", unknown, known | _keywords())
+    if model is None or isinstance(model, str | PathLike):
+        model = kind.default_model if model is None else model
+        loaded = kind.load_model(model, config=config, **where, **loader)
+        if device is None and device_map is None:
+            device = _first_gpu()
+    else:
+        loaded = model
+        _refuse_for_loaded(loaded, config=config, **loader)
+    source = loaded.name_or_path
+    if tokenizer is None and not source:
+        raise InputError("tokenizer: the model was not loaded from a checkpoint that has one; pass tokenizer=")
+    if tokenizer is None or isinstance(tokenizer, str | PathLike):
+        from pellucid.tokenizer import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer or source, **where)
+    resolve = partial(hub.resolve_file, source, required=False, **where) if source else None
+    return kind(loaded, tokenizer, task=task, device=device, resolve=resolve, **task_defaults)
