@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pellucid.config import PretrainedConfig, load_config_dict, refuse_remote_code
+from pellucid.config import PretrainedConfig, at_one_commit, load_config_dict, refuse_remote_code
 from pellucid.errors import ConfigError, InputError, did_you_mean, strict
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ class AutoModel:
         }
         refuse_remote_code(trust_remote_code)
         name = pretrained_model_name_or_path
+        where = at_one_commit(name, where)
         if not isinstance(config, PretrainedConfig):
             config = AutoConfig.from_pretrained(name if config is None else config, **where)
         assert isinstance(config, PretrainedConfig)

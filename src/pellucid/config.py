@@ -383,6 +383,22 @@ def load_config_dict(
     return values
 
 
+def at_one_commit(name_or_path: str | PathLike[str], where: dict[str, Any]) -> dict[str, Any]:
+    """The same place, with a branch replaced by the commit that its `config.json` is from now.
+
+    All files of a load then belong together, and those that are cached cost no further request.
+
+    Args:
+        name_or_path: a folder (nothing to do) or a Hub name.
+        where: keywords of `hub.resolve_file`.
+    """
+    if hub.is_local(name_or_path):
+        return where
+    found = hub.resolve_file(name_or_path, "config.json", required=False, **where)
+    commit = None if found is None else hub.commit_of(found)
+    return where if commit is None else {**where, "revision": commit}
+
+
 def refuse_remote_code(trust_remote_code: bool) -> None:
     """Raise unless `trust_remote_code` is false: a checkpoint is data here, and nothing in it is ever run."""
     if trust_remote_code:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid import checkpoint, hub
-from pellucid.config import PretrainedConfig, refuse_remote_code
+from pellucid.config import PretrainedConfig, at_one_commit, refuse_remote_code
 from pellucid.errors import InputError, PellucidError, did_you_mean, reject_unknown, strict
 from pellucid.files import atomic_folder
 from pellucid.layout import Layout
@@ -360,6 +360,7 @@ class PreTrainedModel(nn.Module):
         if unknown := config_overrides.keys() - known:
             reject_unknown(f"{cls.__name__}.from_pretrained", unknown, known | _loader_names())
         name = pretrained_model_name_or_path
+        where = at_one_commit(name, where)
         if not isinstance(config, PretrainedConfig):
             config = cls.config_class.from_pretrained(name if config is None else config, **where, **config_overrides)
         elif config_overrides:

@@ -1,17 +1,18 @@
 """Pipelines: from text to answer in one call, `pipeline("sentiment-analysis")("What a lovely day!")`.
 
-    engine.py        windows, batches by token budget, order: the same for all tasks
-    preprocess.py    text → ids; what happens to long texts
-    rows.py          what can be given: lists, generators, data sets, files
-    base.py          the class that all tasks share
-    <task>.py        one file for each task
-    pooling.py       sentence embeddings
-    steps.py         the three steps in a readable form
+engine.py        windows, batches by token budget, order: the same for all tasks
+preprocess.py    text → ids; what happens to long texts
+rows.py          what can be given: lists, generators, data sets, files
+base.py          the class that all tasks share
+<task>.py        one file for each task
+pooling.py       sentence embeddings
+steps.py         the three steps in a readable form
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 from functools import partial
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -43,7 +44,9 @@ HEAD_TASKS = {"ForSequenceClassification": "text-classification", "Model": "feat
 def __getattr__(name: str) -> Any:
     task = next((task for task, class_name in TASKS.items() if class_name == name), None)
     if task is None:
-        raise AttributeError(f"module 'pellucid.pipelines' has no attribute {name!r}{did_you_mean(name, TASKS.values())}")
+        raise AttributeError(
+            f"module 'pellucid.pipelines' has no attribute {name!r}{did_you_mean(name, TASKS.values())}"
+        )
     return _task_class(task)
 
 
@@ -119,8 +122,11 @@ def pipeline(
     refuse_remote_code(trust_remote_code)
     where: dict[str, Any] = {"revision": revision or "main", "token": token}
     loader = {**(model_kwargs or {}), "dtype": torch_dtype if dtype is None else dtype, "device_map": device_map}
-    where |= {name: loader.pop(name) for name in ("cache_dir", "local_files_only", "force_download", "subfolder")
-              if name in loader}
+    where |= {
+        name: loader.pop(name)
+        for name in ("cache_dir", "local_files_only", "force_download", "subfolder")
+        if name in loader
+    }
     if task is None:
         task = _task_of(model, config, where)
     kind = _find_task(task)
@@ -144,3 +150,53 @@ def pipeline(
         tokenizer = AutoTokenizer.from_pretrained(tokenizer or source, **where)
     resolve = partial(hub.resolve_file, source, required=False, **where) if source else None
     return kind(loaded, tokenizer, task=task, device=device, resolve=resolve, **task_defaults)
+
+
+def _find_task(task: str) -> type[Pipeline]:
+    """The class for a task's name; `InputError` naming the nearest one."""
+    name = ALIASES.get(task, task)
+    if name not in TASKS:
+        known = sorted([*TASKS, *ALIASES])
+        raise InputError(f"task: got {task!r}, wanted one of {known}{did_you_mean(str(task), known)}")
+    return _task_class(name)
+
+
+def _task_of(model: Any, config: Any, where: dict[str, Any]) -> str:
+    """The task that a model is for, by the name of its class or the class that its configuration names."""
+    if model is None:
+        raise InputError(f"pipeline: got neither a task nor a model, wanted at least one; tasks are {sorted(TASKS)}")
+    if isinstance(model, str | PathLike):
+        if not isinstance(config, PretrainedConfig):
+            config = AutoConfig.from_pretrained(model if config is None else config, **where)
+        names = config.architectures or []
+        source = str(model)
+    else:
+        names, source = [type(model).__name__], "the model"
+    for name in names:
+        for ending, task in HEAD_TASKS.items():
+            if name.endswith(ending):
+                return task
+    raise InputError(
+        f"task: {source} is a {' or '.join(names) or 'model of no named class'}; say which of {sorted(TASKS)}"
+    )
+
+
+def _refuse_for_loaded(model: PreTrainedModel, **loader: Any) -> None:
+    """Raise `InputError` for what can only be chosen when a model is loaded."""
+    dtype = loader.pop("dtype")
+    wanted = None if dtype in (None, "auto") else str(dtype).removeprefix("torch.")
+    given = [name for name, value in loader.items() if value is not None]
+    if wanted and wanted != str(model.dtype).removeprefix("torch."):
+        given.append("dtype")
+    if given:
+        raise InputError(f"{given[0]}: the model is loaded already; give its name instead, or choose when it is loaded")
+
+
+def _first_gpu() -> int | None:
+    import torch
+
+    return 0 if torch.cuda.is_available() else None
+
+
+def _keywords() -> set[str]:
+    return set(inspect.signature(pipeline).parameters) - {"task_defaults"}

@@ -13,6 +13,7 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from pellucid import auto
 from pellucid.errors import InputError, reject_unknown, strict
 from pellucid.pipelines.engine import FIRST_WINDOW_ROWS, WINDOW_ROWS, Part, Row, RunStatistics, run
-from pellucid.pipelines.preprocess import LengthRule, encode, read_text, readable_tokens
+from pellucid.pipelines.preprocess import LengthRule, Text, encode, read_text, readable_tokens
 from pellucid.pipelines.rows import open_rows
 from pellucid.pipelines.steps import Steps
 
@@ -91,6 +92,8 @@ class Pipeline(ABC):
     """Checkpoint used when none is named."""
     options: ClassVar[type[CallOptions]]
     """The keywords of a call."""
+    unused_weights: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names of tensors that the task does without."""
 
     def __init__(
         self,
@@ -103,6 +106,7 @@ class Pipeline(ABC):
         **defaults: Any,
     ) -> None:
         self.model, self.tokenizer, self.task = model, tokenizer, task or self.name
+        self._check_model()
         self.device = _device(device, model.device)
         if model.device != self.device:
             model.to(self.device)  # type: ignore[arg-type]
@@ -110,6 +114,30 @@ class Pipeline(ABC):
         self.defaults: Mapping[str, Any] = {}
         self.defaults = self.merge(defaults)
         self.last_run = RunStatistics()
+
+    @classmethod
+    def load_model(cls, source: str | PathLike[str], **arguments: Any) -> PreTrainedModel:
+        """Load the task's model class from a checkpoint.
+
+        Raises:
+            InputError: the checkpoint has not been trained for the task: tensors that it needs are not in it.
+        """
+        model: PreTrainedModel = getattr(auto, cls.auto_class).from_pretrained(source, **arguments)
+        missing = model.loading_report.missing_keys if model.loading_report else []
+        untrained = [name for name in missing if not name.startswith(cls.unused_weights)]
+        if untrained:
+            raise InputError(
+                f"{source}: it has no {untrained[0]}, so its answers in {cls.name} would be random; take a checkpoint "
+                "trained for the task, or train this one and give the model itself"
+            )
+        return model
+
+    def _check_model(self) -> None:
+        """Raise `InputError` unless the model has the head that the task reads; any model has a body."""
+        if self.auto_class != "AutoModel":
+            wanted = getattr(auto, self.auto_class).model_class(self.model.config)
+            if not isinstance(self.model, wanted):
+                raise InputError(f"{self.task}: got a {type(self.model).__name__}, wanted a {wanted.__name__}")
 
     # ------------------------------------------------------------------ the three steps
 
@@ -124,9 +152,13 @@ class Pipeline(ABC):
         Returns:
             For each row its parts (one, or the windows of a long text), or its error.
         """
-        texts = [read_text(row, number) for number, row in enumerate(rows, first)]
+        texts = [self.read(row, number, options) for number, row in enumerate(rows, first)]
         special = options.get("add_special_tokens", True)
         return encode(texts, self.tokenizer, self.length_rule(options), add_special_tokens=special, first=first)
+
+    def read(self, row: Any, number: int, options: Mapping[str, Any]) -> Text | InputError:
+        """The text or pair in a row, or what is wrong with it; tasks with rows of their own kind replace it."""
+        return read_text(row, number)
 
     def forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
         """Run the model on packed tokens, without gradients or dropout, and bring the numbers to the CPU.
@@ -169,19 +201,19 @@ class Pipeline(ABC):
 
     def _run(self, rows: Any, options: Mapping[str, Any], total: int | None, streamed: bool) -> Iterator[Any]:
         self.last_run = statistics = RunStatistics()
-        bar = _progress_bar(options.get("progress"), total)
-        yield from run(
-            rows,
-            partial(self.preprocess, **options),
-            partial(self.forward, **options),
-            partial(self.postprocess, **options),
-            statistics,
-            device=self.device,
-            batch_size=options.get("batch_size"),
-            first_window=FIRST_WINDOW_ROWS if streamed else WINDOW_ROWS,
-            collect_errors=options.get("on_error") == "collect",
-            progress=bar,
-        )
+        with _progress_bar(options.get("progress"), total) as bar:
+            yield from run(
+                rows,
+                partial(self.preprocess, **options),
+                partial(self.forward, **options),
+                partial(self.postprocess, **options),
+                statistics,
+                device=self.device,
+                batch_size=options.get("batch_size"),
+                first_window=FIRST_WINDOW_ROWS if streamed else WINDOW_ROWS,
+                collect_errors=options.get("on_error") == "collect",
+                progress=bar and bar.update,
+            )
 
     def merge(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Check options and add the defaults.
@@ -226,13 +258,6 @@ class Pipeline(ABC):
         return f"{type(self).__name__}(task={self.task!r}, model={model}, device='{self.device}', dtype='{dtype}')"
 
 
-def check_head(model: PreTrainedModel, auto_class: str, task: str) -> None:
-    """Raise `InputError` unless the model is of the class that `auto_class` names for its architecture."""
-    wanted = getattr(auto, auto_class).model_class(model.config)
-    if not isinstance(model, wanted):
-        raise InputError(f"{task}: got a {type(model).__name__}, wanted a {wanted.__name__}")
-
-
 def _device(device: int | str | torch.device | None, where: torch.device) -> torch.device:
     if device is None or (isinstance(device, int) and device < 0):
         return where
@@ -250,10 +275,10 @@ def _device(device: int | str | torch.device | None, where: torch.device) -> tor
     return found
 
 
-def _progress_bar(wanted: bool | None, total: int | None) -> Callable[[int], object] | None:
-    """A function that moves a progress bar on by a number of rows, or `None` for no bar."""
+def _progress_bar(wanted: bool | None, total: int | None) -> AbstractContextManager[Any]:
+    """A progress bar over rows, or nothing: by default where a terminal is there and the run takes over a second."""
     if wanted is False or (wanted is None and (total == 1 or not sys.stderr.isatty())):
-        return None
+        return nullcontext()
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=" rows", delay=0 if wanted else 1).update
+    return tqdm(total=total, unit=" rows", delay=0 if wanted else 1)

@@ -19,9 +19,9 @@ import torch
 
 from pellucid.errors import InputError, did_you_mean, reject_unknown
 from pellucid.pipelines.base import CallOptions, Pipeline
-from pellucid.pipelines.engine import Part, Row, pack
+from pellucid.pipelines.engine import Part, pack
 from pellucid.pipelines.pooling import SentenceRecipe, check_modes, merge, pool
-from pellucid.pipelines.preprocess import LengthRule, read_text, readable_tokens
+from pellucid.pipelines.preprocess import LengthRule, Text, read_text, readable_tokens
 from pellucid.pipelines.steps import Steps
 
 if TYPE_CHECKING:
@@ -138,12 +138,12 @@ class FeatureExtractionPipeline(Pipeline):
 
     # ------------------------------------------------------------------ the three steps
 
-    def preprocess(self, rows: Sequence[Any], first: int = 0, **options: Any) -> list[Row]:
-        """Texts → ids, in lower case if the checkpoint's own files say so."""
-        if options.get("pooling") == "auto" and self.recipe.lower:
-            texts = [read_text(row, number) for number, row in enumerate(rows, first)]
-            rows = [text.lower() if isinstance(text, str) else text for text in texts]
-        return super().preprocess(rows, first, **options)
+    def read(self, row: Any, number: int, options: Mapping[str, Any]) -> Text | InputError:
+        """The text in a row, in lower case if the checkpoint's own files say so."""
+        text = read_text(row, number)
+        if options.get("pooling") != "auto" or not self.recipe.lower or isinstance(text, InputError):
+            return text
+        return text.lower() if isinstance(text, str) else (text[0].lower(), text[1].lower())
 
     def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
         """Token vectors `[S, H]` of each part, or pooled ones `[modes, H]`."""

@@ -66,7 +66,9 @@ def check_modes(pooling: Any, source: str = "pooling") -> tuple[str, ...]:
     for mode in modes or (pooling,):
         if mode not in POOLINGS:
             near = did_you_mean(str(mode), POOLINGS)
-            raise InputError(f"{source}: got {quoted(mode)}, wanted None, 'auto' or one or more of {list(POOLINGS)}{near}")
+            raise InputError(
+                f"{source}: got {quoted(mode)}, wanted None, 'auto' or one or more of {list(POOLINGS)}{near}"
+            )
     return modes
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from pellucid.errors import InputError, did_you_mean
@@ -17,8 +17,6 @@ from pellucid.files import quoted
 from pellucid.pipelines.engine import Part, Row
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
-
     from pellucid.model import PreTrainedModel
     from pellucid.tokenizer import PreTrainedTokenizerBase
 
@@ -100,7 +98,9 @@ def read_text(row: Any, number: int) -> Text | InputError:
     if isinstance(row, Mapping):
         if unknown := [str(key) for key in row if key not in ("text", "text_pair")]:
             near = did_you_mean(unknown[0], ["text", "text_pair"])
-            return InputError(f"row {number}: got key {quoted(unknown[0])}, wanted 'text' and perhaps 'text_pair'{near}")
+            return InputError(
+                f"row {number}: got key {quoted(unknown[0])}, wanted 'text' and perhaps 'text_pair'{near}"
+            )
         pair = row.get("text_pair")
         row = row.get("text") if pair is None else (row.get("text"), pair)
     if isinstance(row, str):
@@ -133,55 +133,34 @@ def encode(
     Returns:
         The parts of each row, or its error.
     """
-    backend = tokenizer.backend_tokenizer
-    if backend.truncation is not None:
-        backend.no_truncation()
-    if backend.padding is not None:
-        backend.no_padding()
-    good = [text for text in texts if not isinstance(text, InputError)]
-    try:
-        encodings = iter(backend.encode_batch_fast(good, add_special_tokens=add_special_tokens))
-    except (TypeError, UnicodeError):
-        checked = [_check_unicode(text, number) for number, text in enumerate(texts, first)]
-        if checked == texts:
-            raise
-        return encode(checked, tokenizer, rule, add_special_tokens=add_special_tokens, first=first)
-    rows: list[Row] = []
-    for number, text in enumerate(texts, first):
-        if isinstance(text, InputError):
-            rows.append(text)
+    rows: list[Row] = [text if isinstance(text, InputError) else [] for text in texts]
+    for kind in (str, tuple):  # texts in one call, pairs in another
+        places = [place for place, text in enumerate(texts) if isinstance(text, kind)]
+        if not places:
             continue
-        encoding = next(encodings)
-        ids = encoding.ids
-        if 0 < len(ids) <= rule.limit:
-            rows.append([Part(ids, None if isinstance(text, str) else encoding.type_ids, (0, len(ids)))])
-        else:
-            rows.append(_fit(encoding, rule, tokenizer.truncation_side, number))
+        batch = tokenizer(
+            [texts[place] for place in places],  # type: ignore[arg-type]
+            add_special_tokens=add_special_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=None if kind is tuple else False,
+            verbose=False,
+        )
+        all_types = batch.get("token_type_ids") or repeat(None)
+        for place, ids, types in zip(places, batch["input_ids"], all_types):  # noqa: B905  (repeat has no end)
+            if 0 < len(ids) <= rule.limit:
+                rows[place] = [Part(ids, types, (0, len(ids)))]
+            else:
+                rows[place] = _fit(texts[place], len(ids), tokenizer, rule, add_special_tokens, first + place)
     return rows
-
-
-def _check_unicode(text: Text | InputError, number: int) -> Text | InputError:
-    """The text, or an error when it holds halves of surrogate pairs, which no tokenizer can read."""
-    for piece in () if isinstance(text, InputError) else (text,) if isinstance(text, str) else text:
-        try:
-            piece.encode()
-        except UnicodeEncodeError as error:
-            return InputError(
-                f"row {number}: character {error.start} is half of a surrogate pair, which is no Unicode text; "
-                "clean it with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-            )
-    return text
 
 
 # ---------------------------------------------------------------------- texts that are too long
 
-Piece = tuple[int | None, range]
-"""Tokens side by side: of text 0 or 1 of a pair, or markers (`None`), and their places."""
 
-
-def _fit(encoding: Encoding, rule: LengthRule, side: str, number: int) -> Row:
+def _fit(
+    text: Any, tokens: int, tokenizer: PreTrainedTokenizerBase, rule: LengthRule, add_special_tokens: bool, number: int
+) -> Row:
     """Cut a text that is longer than the limit, or lay it out in windows, or say what is wrong with it."""
-    tokens = len(encoding)
     if tokens == 0:
         return InputError(f"row {number}: there are no tokens in it to read; drop empty texts, or add special tokens")
     if rule.strategy is None and rule.overlap is None:
@@ -189,75 +168,62 @@ def _fit(encoding: Encoding, rule: LengthRule, side: str, number: int) -> Row:
             f"row {number}: the text has {tokens:,} tokens, the limit is {rule.limit:,}; pass truncation=True to cut "
             'it, or long="window" to read all of it in overlapping windows'
         )
-    pieces: list[Piece] = []
-    for which, group in groupby(encoding.sequence_ids):
-        start = pieces[-1][1].stop if pieces else 0
-        pieces.append((which, range(start, start + sum(1 for _ in group))))
-    if rule.overlap is not None:
-        cuts = _slide(pieces, rule.limit, rule.overlap)
-    else:
-        cuts = _cut(pieces, rule.limit, rule.strategy, side)
-    if cuts is None:
-        how = f'long="window" with stride={rule.overlap}' if rule.strategy is None else f"truncation={rule.strategy!r}"
-        return InputError(
-            f"row {number}: {how} cannot bring its {tokens:,} tokens below {rule.limit:,}, for what it keeps takes "
-            "them all; use truncation=True, a larger max_length or a smaller stride"
+    pair = isinstance(text, tuple)
+    try:
+        encoded = tokenizer(
+            *(text if pair else (text,)),
+            add_special_tokens=add_special_tokens,
+            truncation=rule.strategy or False,
+            max_length=rule.limit if rule.strategy else None,
+            return_token_type_ids=None if pair else False,
+            return_offsets_mapping=rule.overlap is not None,
+            verbose=False,
         )
-    ids, types = encoding.ids, encoding.type_ids
-    paired = any(which == 1 for which, _ in pieces)
+    except InputError as error:
+        return InputError(f"row {number}: {error}")
+    ids, types = encoded["input_ids"], encoded.get("token_type_ids")
+    if rule.overlap is None:
+        return [Part(ids, types, (0, len(ids)))]
+    windows = _slide(encoded.sequence_ids(0), rule.limit, rule.overlap)
+    if not windows:
+        return InputError(
+            f"row {number}: its windows of {rule.limit:,} tokens have no room to move on by, with what stands in "
+            f"each of them and an overlap of {rule.overlap:,}; use a larger max_length, a smaller stride or truncation"
+        )
     return [
-        Part([ids[place] for place in places], [types[place] for place in places] if paired else None, own)
-        for places, own in cuts
+        Part([ids[place] for place in places], types and [types[place] for place in places], own)
+        for places, own in windows
     ]
 
 
-Cut = tuple[list[int], tuple[int, int]]
-"""The places of the tokens that a part takes over, and the range of them (counted within it) that are its own."""
-
-
-def _cut(pieces: list[Piece], limit: int, strategy: str | None, side: str) -> list[Cut] | None:
-    """Keep as much of each text as fits beside the markers; `None` if the strategy cannot."""
-    lengths = {which: len(places) for which, places in pieces if which is not None}
-    room = limit - sum(len(places) for which, places in pieces if which is None)
-    if strategy == "longest_first":
-        shorter = 1 if lengths.get(1, 0) < lengths[0] else 0  # of two equally long ones, the first
-        keeps = {shorter: min(lengths.get(shorter, 0), room // 2)}
-        keeps[1 - shorter] = room - keeps[shorter]
-    else:
-        cut = 0 if strategy == "only_first" else 1
-        keeps = {1 - cut: lengths.get(1 - cut, 0)}
-        keeps[cut] = room - keeps[1 - cut]
-        if cut not in lengths or keeps[cut] < 1:
-            return None
-    if room < 1:
-        return None
-    kept: list[int] = []
-    for which, places in pieces:
-        if which is not None:
-            places = places[: keeps[which]] if side == "right" else places[len(places) - keeps[which] :]
-        kept.extend(places)
-    return [(kept, (0, len(kept)))]
-
-
-def _slide(pieces: list[Piece], limit: int, overlap: int) -> list[Cut] | None:
-    """Windows over the longer text, each with the markers and the other text around it; `None` if there is no room.
+def _slide(sequence_ids: Sequence[int | None], limit: int, overlap: int) -> list[tuple[list[int], tuple[int, int]]]:
+    """Windows over the longer text of a row, each with the markers and the other text around it.
 
     Where windows overlap, the first half of the shared tokens belongs to the earlier one, the second to the later,
     so that each token is answered for where more of its surroundings are seen.
+
+    Args:
+        sequence_ids: for each token the text that it is from, 0 or 1, or `None` for a marker.
+        limit: tokens in a window.
+        overlap: tokens that neighbouring windows share.
+
+    Returns:
+        For each window the places of its tokens, and the range of them (counted within it) that are its own; nothing
+        if there is no room for windows.
     """
-    number = max(range(len(pieces)), key=lambda n: (pieces[n][0] is not None, len(pieces[n][1])))
-    before = [place for _, places in pieces[:number] for place in places]
-    after = [place for _, places in pieces[number + 1 :] for place in places]
-    text = pieces[number][1]
+    longer = max((0, 1), key=sequence_ids.count)
+    start = sequence_ids.index(longer)
+    text = range(start, start + sequence_ids.count(longer))
+    before, after = list(range(start)), list(range(text.stop, len(sequence_ids)))
     room = limit - len(before) - len(after)
     if room <= overlap:
-        return None
+        return []
     starts = range(0, max(len(text) - overlap, 1), room - overlap)
-    cuts = []
+    windows = []
     for start in starts:
         inside = text[start : start + room]
         places = [*before, *inside, *after]
         own_start = len(before) + overlap // 2 if start else 0
         own_stop = len(before) + len(inside) - (overlap - overlap // 2) if start != starts[-1] else len(places)
-        cuts.append((places, (own_start, own_stop)))
-    return cuts
+        windows.append((places, (own_start, own_stop)))
+    return windows
