@@ -297,7 +297,10 @@ def test_another_number_of_labels(stem: str, tmp_path: Path) -> None:
     model = case.model_class.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
     assert model.config.num_labels == 7
     assert first_value(case, model(**inputs_of(case))).shape == (BATCH, 7)
-    assert sorted(entry[0] for entry in model.loading_report.mismatched_keys) == ["classifier.bias", "classifier.weight"]
+    assert sorted(entry[0] for entry in model.loading_report.mismatched_keys) == [
+        "classifier.bias",
+        "classifier.weight",
+    ]
 
 
 @pytest.mark.parametrize("stem", MODULES)

@@ -12,8 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pellucid.config import PretrainedConfig, at_one_commit, load_config_dict, refuse_remote_code
-from pellucid.errors import ConfigError, InputError, did_you_mean, strict
+from pellucid.config import LOADING_KEYWORDS, PretrainedConfig, at_one_commit, load_config_dict, refuse_remote_code
+from pellucid.errors import ConfigError, InputError, did_you_mean, reject_unknown, strict
 
 if TYPE_CHECKING:
     import torch
@@ -73,9 +73,10 @@ class AutoConfig:
         name = pretrained_model_name_or_path
         values = load_config_dict(name, revision, token, cache_dir, local_files_only, force_download, subfolder)
         found = config_class(values.get("model_type"), f"{name}/config.json")
-        unused: dict[str, Any] = {}
-        if return_unused_kwargs:
-            unused = {key: overrides.pop(key) for key in overrides.keys() - found.keywords()}
+        unknown = overrides.keys() - found.keywords()
+        if unknown and not return_unused_kwargs:
+            reject_unknown("AutoConfig.from_pretrained", unknown, found.keywords() | LOADING_KEYWORDS)
+        unused = {key: overrides.pop(key) for key in unknown}
         config = found.from_dict(values, **overrides)
         config.name_or_path = str(name)
         if return_unused_kwargs:

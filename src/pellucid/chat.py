@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from pellucid.encoding import BatchEncoding, TensorKind, as_tensor
-from pellucid.errors import InputError, did_you_mean, reject_unknown
+from pellucid.errors import InputError, did_you_mean, reject_unknown, require
 from pellucid.files import quoted
 from pellucid.tokenizing import Tokenizing
 
@@ -23,12 +23,24 @@ if TYPE_CHECKING:
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names under which a message's reasoning is passed; templates read the first or the second."""
 
-_ARGUMENTS = (
-    "conversation tools documents chat_template add_generation_prompt continue_final_message tokenize padding truncation "
-    "max_length return_tensors return_dict return_assistant_tokens_mask tokenizer_kwargs"
-).split()
+_ARGUMENTS = [
+    "conversation",
+    "tools",
+    "documents",
+    "chat_template",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+    "tokenizer_kwargs",
+]
 
-_OPEN_END = "\ue000open end\ue001 "
+_OPEN_END = "\ue000\ue001\ue000 "
 """Put after the message that is to be continued, to find that place in the finished text."""
 
 
@@ -79,6 +91,7 @@ class Chat(Tokenizing):
             InputError: no template, or one that fails, or messages it does not accept.
             MissingDependencyError: `jinja2` is not installed.
         """
+        require("jinja2", "chat")
         from pellucid.chat_sandbox import compiled
 
         return_dict = return_dict and tokenize
@@ -112,7 +125,9 @@ class Chat(Tokenizing):
             rows = batched or return_tensors is not None
             masks: Any = _assistant_masks(encoded, spans, encoded["input_ids"] if rows else [encoded["input_ids"]])
             masks = masks if rows else masks[0]
-            encoded["assistant_masks"] = as_tensor(masks, return_tensors, "assistant_masks") if return_tensors else masks
+            encoded["assistant_masks"] = (
+                as_tensor(masks, return_tensors, "assistant_masks") if return_tensors else masks
+            )
         return encoded if return_dict else encoded["input_ids"]
 
     def get_chat_template(self, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
@@ -142,7 +157,9 @@ class Chat(Tokenizing):
         history = list(conversation_history or [])
         ids: list[int] = self.apply_chat_template([*history, message], **options)
         before: list[int] = self.apply_chat_template(history, **options) if history else []
-        same = next((i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids)))
+        same = next(
+            (i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids))
+        )
         return ids[same:]
 
 
@@ -177,9 +194,12 @@ def plain_data(value: Any, depth: int = 0) -> Any:
         raise InputError("conversation: nested deeper than 64 levels")
     if value is None or isinstance(value, bool):
         return value
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return value if type(value) is kind else kind.__new__(kind, value)  # type: ignore[call-overload]
+    if isinstance(value, str):
+        return str.__str__(value)  # an enumeration's member, too, is its bare text
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     if isinstance(value, Mapping):
         return {plain_data(key, depth + 1): plain_data(entry, depth + 1) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -241,7 +261,7 @@ def _with_open_end(messages: list[dict[str, Any]], name: str, source: str) -> tu
     if not any(one in source for one in names):
         raise InputError(f"continue_final_message: the template does not read the field {name!r}")
     if isinstance(value, str):
-        return [*messages[:-1], {**last, **{one: value + _OPEN_END for one in names}}], value
+        return [*messages[:-1], {**last, **dict.fromkeys(names, value + _OPEN_END)}], value
     if isinstance(value, list):
         for position in range(len(value) - 1, -1, -1):
             if isinstance(value[position], dict) and isinstance(value[position].get("text"), str):
@@ -256,13 +276,14 @@ def _assistant_masks(encoded: BatchEncoding, spans: list[list[tuple[int, int]]],
     """1 for each token within a span of characters that the assistant wrote, 0 for the others."""
     masks = []
     for number, row in enumerate(rows):
+        encoding = encoded[number]
         mask = [0] * len(row)
         for start, end in spans[number]:
-            first = encoded.char_to_token(number, start)
-            last = encoded.char_to_token(number, end - 1)
-            if first is None:  # truncated away
-                break
-            for position in range(first, len(row) if last is None else last + 1):
-                mask[position] = 1
+            tokens = (encoding.char_to_token(place) for place in range(start, end))  # spaces may belong to no token
+            first = next((token for token in tokens if token is not None), None)
+            backwards = (encoding.char_to_token(place) for place in range(end - 1, start - 1, -1))
+            last = next((token for token in backwards if token is not None), None)
+            if first is not None and last is not None:
+                mask[first : last + 1] = [1] * (last + 1 - first)
         masks.append(mask)
     return masks

@@ -56,6 +56,12 @@ Positive = Annotated[float, Range(0.0, float("inf"))]
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
+LOADING_KEYWORDS = frozenset(
+    ["revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "trust_remote_code"]
+)
+"""Keywords that say where a checkpoint is, for suggestions when an override is misspelt."""
+
+
 @dataclass_transform(kw_only_default=True)
 class PretrainedConfig:
     """What every model's configuration has; the architectures add their own fields.
@@ -257,12 +263,13 @@ class PretrainedConfig:
             ConfigError, UnknownArgumentError: a value or an override is wrong.
         """
         refuse_remote_code(trust_remote_code)
+        unknown = overrides.keys() - cls.keywords()
+        if unknown and not return_unused_kwargs:
+            reject_unknown(f"{cls.__name__}.from_pretrained", unknown, cls.keywords() | LOADING_KEYWORDS)
+        unused = {key: overrides.pop(key) for key in unknown}
         values = load_config_dict(
             pretrained_model_name_or_path, revision, token, cache_dir, local_files_only, force_download, subfolder
         )
-        unused: dict[str, Any] = {}
-        if return_unused_kwargs:
-            unused = {key: overrides.pop(key) for key in overrides.keys() - cls.keywords()}
         config = cls.from_dict(values, **overrides)
         config.name_or_path = str(pretrained_model_name_or_path)
         if return_unused_kwargs:

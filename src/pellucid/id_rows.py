@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pellucid.encoding import BatchEncoding, Grid, Side, TensorKind, as_tensor, check_tensor_kind, pad_lists
+from pellucid.encoding import BatchEncoding, Side, TensorKind, as_tensor, check_tensor_kind, pad_lists
 from pellucid.errors import InputError, did_you_mean, strict
 from pellucid.vocabulary import Vocabulary, check_ids, plain
 
@@ -30,7 +30,7 @@ ONE_EACH = ("input_ids", "token_type_ids", "attention_mask", "special_tokens_mas
 class IdRows(Vocabulary):
     """Padding, truncating and decoding ids. Base of the tokenizers; not used alone."""
 
-    model_input_names: list[str] = ["input_ids", "attention_mask"]  # noqa: RUF012  (a default; instances have their own)
+    model_input_names: list[str] = ["input_ids", "attention_mask"]
     padding_side: Side = "right"
     truncation_side: Side = "right"
     clean_up_tokenization_spaces: bool = False

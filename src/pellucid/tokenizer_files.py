@@ -45,6 +45,15 @@ class TokenizerFiles:
     """The `model_type` in `config.json`."""
 
 
+def refuse_remote_code(trust_remote_code: bool) -> None:
+    """Raise unless `trust_remote_code` is false: a checkpoint is data here, and nothing in it is ever run."""
+    if trust_remote_code:
+        raise InputError(
+            "trust_remote_code: got True, wanted False; code that comes with a checkpoint is never run here, "
+            "and a tokenizer.json needs none"
+        )
+
+
 def find_files(
     name_or_path: str | PathLike[str],
     *,
@@ -230,7 +239,8 @@ def read_vocab_txt(path: str | PathLike[str], *, follow: bool = False) -> dict[s
 
 def word_piece(vocab: dict[str, int], options: Options) -> Tokenizer:
     """BERT's tokenizer: clean, lower-case, split at spaces and punctuation, then the longest pieces first."""
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=str(options["unk_token"])))
+    unknown = token_from_file(options.get("unk_token"), "unk_token")
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]" if unknown is None else str(unknown)))
     tokenizer.normalizer = bert_normalizer(options)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
@@ -257,3 +267,23 @@ BUILDERS: dict[str, Builder] = {"BertTokenizer": from_vocab_txt, "DistilBertToke
 
 _OLD_FORMS = ("vocab.txt",)
 """Files that a builder can start from, in the order they are looked for."""
+
+
+# ---------------------------------------------------------------------- saving
+
+
+def save_vocabulary(tokenizer: Tokenizer, folder: Path, prefix: str) -> list[str]:
+    """Write the vocabulary in the form that was usual before `tokenizer.json`; the names of the files.
+
+    A `vocab.txt` numbers its lines. It is left out when that cannot give every token its number: with gaps in the
+    numbering, or a line break within a token.
+    """
+    if isinstance(tokenizer.model, models.WordPiece):
+        vocab = tokenizer.get_vocab(with_added_tokens=False)
+        lines = sorted(vocab, key=vocab.__getitem__)
+        if [vocab[line] for line in lines] != list(range(len(lines))) or any("\n" in x or "\r" in x for x in lines):
+            return []
+        (folder / f"{prefix}vocab.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="")
+        return [f"{prefix}vocab.txt"]
+    written = tokenizer.model.save(str(folder), prefix.removesuffix("-") or None)
+    return [Path(path).name for path in written]

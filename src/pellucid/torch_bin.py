@@ -26,7 +26,7 @@ from pellucid.torch_zip import Record, zip_records
 
 PICKLE_LIMIT = 64 * MB
 """Longest pickle, in bytes; a tensor takes about 200."""
-STEP_LIMIT = 5_000_000
+STEP_LIMIT = 2_000_000
 """Most instructions in a pickle; a tensor takes about 40."""
 MAX_DIMS = 64
 
@@ -178,7 +178,9 @@ def _storages(table: Any, path: str) -> Iterator[Storage]:
         )
     seen: dict[str, Storage] = {}
     for name, record in table.items():
-        if not isinstance(name, str) or not isinstance(record, TensorRecord):
+        if not isinstance(name, str):
+            raise FileError(f"{path}: {quoted(name)}: wanted texts as names of tensors")
+        if not isinstance(record, TensorRecord):
             nested = "; save that inner table alone" if isinstance(record, dict) else ""
             raise FileError(f"{path}: {quoted(name)}: wanted a tensor, got {_kind(record)}{nested}")
         storage = record.storage
@@ -287,7 +289,7 @@ class _Machine:
     def top(self, kind: type) -> Any:
         """The value on top, which must be a `kind`."""
         if not isinstance(self.stack[-1], kind):
-            raise FileError(f"{self.source}: wanted a {kind.__name__}, got {_kind(self.stack[-1])}")
+            raise FileError(f"{self.source}: wanted a {kind.__name__} to fill, got {_kind(self.stack[-1])}")
         return self.stack[-1]
 
     def do_binput(self, index: int) -> None:
@@ -387,9 +389,8 @@ def _kind(value: Any) -> str:
     """What a value is, in one word, without looking inside: it may be nested without end."""
     if isinstance(value, Name):
         return quoted(value.text)
-    return {"dict": "a table", "NoneType": "nothing", "TensorRecord": "a tensor"}.get(
-        type(value).__name__, f"a {type(value).__name__}"
-    )
+    known = {dict: "a table", type(None): "nothing", TensorRecord: "a tensor", str: "a text", int: "a number"}
+    return known.get(type(value), f"a {type(value).__name__.lower()}")
 
 
 # ---------------------------------------------------------------------- what the calls in a table of tensors mean

@@ -397,7 +397,7 @@ def _weave(around: Sequence[list[int]], texts: Sequence[Sequence[int]]) -> list[
 
 # ---------------------------------------------------------------------- checks at the boundary
 
-_SURROGATES = {code: "\ufffd" for code in range(0xD800, 0xE000)}
+_SURROGATES = dict.fromkeys(range(55296, 57344), "�")
 
 
 def replace_surrogates(text: str) -> str:

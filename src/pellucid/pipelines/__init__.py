@@ -1,12 +1,11 @@
 """Pipelines: from text to answer in one call, `pipeline("sentiment-analysis")("What a lovely day!")`.
 
-engine.py        windows, batches by token budget, order: the same for all tasks
-preprocess.py    text → ids; what happens to long texts
-rows.py          what can be given: lists, generators, data sets, files
-base.py          the class that all tasks share
-<task>.py        one file for each task
-pooling.py       sentence embeddings
-steps.py         the three steps in a readable form
+- `rows.py`: what can be given: texts, lists, generators, data sets, files
+- `preprocess.py`: text → ids, and what happens to long texts
+- `engine.py`: windows, batches by token budget, order: the same for all tasks
+- `base.py`: the class that all tasks share; then one file for each task
+- `pooling.py`: sentence embeddings
+- `steps.py`: the three steps of a pipeline in a readable form
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from functools import partial
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pellucid import hub
@@ -130,7 +129,7 @@ def pipeline(
     if task is None:
         task = _task_of(model, config, where)
     kind = _find_task(task)
-    known = kind.options.__optional_keys__
+    known = kind.known_options()
     if unknown := task_defaults.keys() - known:
         reject_unknown("pipeline", unknown, known | _keywords())
     if model is None or isinstance(model, str | PathLike):

@@ -23,10 +23,10 @@ import torch
 
 from pellucid import auto
 from pellucid.errors import InputError, reject_unknown, strict
-from pellucid.pipelines.engine import FIRST_WINDOW_ROWS, WINDOW_ROWS, Part, Row, RunStatistics, run
+from pellucid.pipelines.engine import FIRST_WINDOW_ROWS, WINDOW_ROWS, Part, Row, RunStatistics, pack, run
 from pellucid.pipelines.preprocess import LengthRule, Text, encode, read_text, readable_tokens
 from pellucid.pipelines.rows import open_rows
-from pellucid.pipelines.steps import Steps
+from pellucid.pipelines.steps import Described, Steps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,7 +90,7 @@ class Pipeline(ABC):
     """Name of the auto class that loads its models."""
     default_model: ClassVar[str]
     """Checkpoint used when none is named."""
-    options: ClassVar[type[CallOptions]]
+    options: ClassVar[type]
     """The keywords of a call."""
     unused_weights: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names of tensors that the task does without."""
@@ -109,7 +109,7 @@ class Pipeline(ABC):
         self._check_model()
         self.device = _device(device, model.device)
         if model.device != self.device:
-            model.to(self.device)  # type: ignore[arg-type]
+            model.to(self.device)
         self.resolve = resolve or (lambda filename: None)
         self.defaults: Mapping[str, Any] = {}
         self.defaults = self.merge(defaults)
@@ -185,8 +185,33 @@ class Pipeline(ABC):
         """Turn the numbers of one row's parts into its answer."""
 
     @abstractmethod
+    def describe(self, values: list[Tensor], parts: list[Part], **options: Any) -> Described:
+        """What `steps` shows of the second and the third step."""
+
+    @strict
     def steps(self, text: Any) -> Steps:
-        """The three steps for one text, to be looked at or printed."""
+        """The three steps for one text, or pair: pieces and ids, what the model made of them, the answer.
+
+        Returns:
+            An object with every intermediate value; `print` it to read it.
+
+        Raises:
+            InputError: the text cannot be read.
+        """
+        options = self.merge({})
+        (parts,) = self.preprocess([text], **options)
+        if isinstance(parts, InputError):
+            raise parts
+        values = list(self.forward(pack(parts, self.device), **options))
+        ids = [number for part in parts for number in part.ids[slice(*part.own)]]
+        return Steps(
+            text=text,
+            tokens=self.tokenizer.convert_ids_to_tokens(ids),
+            input_ids=ids,
+            model=type(self.model).__name__,
+            **self.describe(values, parts, **options),
+            answer=self.postprocess(values, parts, **options),
+        )
 
     # ------------------------------------------------------------------ a call
 
@@ -215,6 +240,11 @@ class Pipeline(ABC):
                 progress=bar and bar.update,
             )
 
+    @classmethod
+    def known_options(cls) -> frozenset[str]:
+        """Names of everything that a call can be told."""
+        return frozenset(cls.options.__annotations__)
+
     def merge(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Check options and add the defaults.
 
@@ -222,7 +252,7 @@ class Pipeline(ABC):
             UnknownArgumentError: an option that does not exist.
             InputError: a value that cannot be used.
         """
-        known = self.options.__optional_keys__
+        known = self.known_options()
         if unknown := given.keys() - known:
             reject_unknown(type(self).__name__, unknown, known)
         options = {**self.defaults, **given}
@@ -281,4 +311,5 @@ def _progress_bar(wanted: bool | None, total: int | None) -> AbstractContextMana
         return nullcontext()
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=" rows", delay=0 if wanted else 1)
+    bar: tqdm[Any] = tqdm(total=total, unit=" rows", delay=0 if wanted else 1)
+    return bar

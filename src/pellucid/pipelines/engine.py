@@ -19,7 +19,6 @@ from pellucid.layout import PackedTokens
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 TOKENS_PER_BATCH = 8192
 """Tokens that one batch may hold."""
@@ -28,7 +27,7 @@ WINDOW_ROWS = 2048
 WINDOW_CHARACTERS = 2**19
 """Characters after which a window is closed early, so that the memory for its results stays bounded."""
 FIRST_WINDOW_ROWS = 64
-"""Rows of the first window of a stream, so that its first answers come early; each next window is four times as long."""
+"""Rows of a stream's first window, so that its first answers come early; each next one is four times as long."""
 
 
 class Part(NamedTuple):

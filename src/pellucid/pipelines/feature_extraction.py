@@ -19,10 +19,10 @@ import torch
 
 from pellucid.errors import InputError, did_you_mean, reject_unknown
 from pellucid.pipelines.base import CallOptions, Pipeline
-from pellucid.pipelines.engine import Part, pack
+from pellucid.pipelines.engine import Part
 from pellucid.pipelines.pooling import SentenceRecipe, check_modes, merge, pool
 from pellucid.pipelines.preprocess import LengthRule, Text, read_text, readable_tokens
-from pellucid.pipelines.steps import Steps
+from pellucid.pipelines.steps import Described
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,8 +37,9 @@ class FeatureOptions(CallOptions, total=False):
 
     Attributes:
         pooling: how token vectors become one: `"mean"`, `"cls"`, `"max"`, `"lasttoken"`, `"weightedmean"`,
-            `"mean_sqrt_len_tokens"`, several of them to be joined, or `"auto"`: as the checkpoint's sentence-transformers
-            files say, their `max_seq_length` and lower case included. Default `None`: a vector for each token.
+            `"mean_sqrt_len_tokens"`, several of them to be joined, or `"auto"`: as the checkpoint's own
+            sentence-transformers files say, `max_seq_length` and lower case included. Default `None`: a vector for
+            each token.
         normalize: bring pooled vectors to length 1. Default: as the checkpoint says with `"auto"`, else `False`.
         return_tensors: `True` or `"pt"` for torch tensors, `"np"` for numpy arrays. Default: lists of numbers.
         tokenize_kwargs: `truncation`, `max_length` and the like, in a dictionary.
@@ -166,3 +167,18 @@ class FeatureExtractionPipeline(Pipeline):
             vector = (own[0] if len(own) == 1 else torch.cat(own))[None]  # [S, H] → [1, S, H]
         kind = options.get("return_tensors")
         return vector.numpy() if kind == "np" else vector if kind else vector.tolist()
+
+    def describe(self, values: list[Tensor], parts: list[Part], **options: Any) -> Described:
+        """The first numbers of each token's vector, or of the pooled ones, and of the answer."""
+        vector = self.postprocess(values, parts, **{**options, "return_tensors": "pt"})
+        ids = [number for part in parts for number in part.ids[slice(*part.own)]]
+        modes = self._modes(options)
+        names = list(modes) if modes else self.tokenizer.convert_ids_to_tokens(ids)
+        rows = merge(values, [len(part.ids) for part in parts], modes) if modes else vector[0]
+        shape = " × ".join(map(str, vector.shape))
+        return {
+            "shapes": f"{len(ids)} tokens × {rows.shape[-1]} numbers" + (f" → {', '.join(modes)}" if modes else ""),
+            "outputs": [(name, row[:5].tolist()) for name, row in zip(names, rows, strict=True)],
+            "function": f"Postprocessing: {'one vector' if modes else 'vectors of tokens'}, {shape} numbers",
+            "scores": [("answer", vector.flatten()[:5].tolist())],
+        }

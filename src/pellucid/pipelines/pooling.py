@@ -64,11 +64,9 @@ def check_modes(pooling: Any, source: str = "pooling") -> tuple[str, ...]:
     """The pooling modes named by a string or a list of strings; `InputError` naming `source` for anything else."""
     modes = (pooling,) if isinstance(pooling, str) else tuple(pooling) if isinstance(pooling, list | tuple) else ()
     for mode in modes or (pooling,):
-        if mode not in POOLINGS:
+        if not isinstance(mode, str) or mode not in POOLINGS:
             near = did_you_mean(str(mode), POOLINGS)
-            raise InputError(
-                f"{source}: got {quoted(mode)}, wanted None, 'auto' or one or more of {list(POOLINGS)}{near}"
-            )
+            raise InputError(f"{source}: got {quoted(mode)}, wanted 'auto' or some of {list(POOLINGS)}{near}")
     return modes
 
 
@@ -112,8 +110,8 @@ class SentenceRecipe(NamedTuple):
             kind, folder = str(fields.get("type")).rpartition(".")[2], fields.get("path", "")
             if kind not in ("Transformer", "Pooling", "Normalize") or kind in kinds or not isinstance(folder, str):
                 raise FileError(
-                    f"{path}: module {number}: got {quoted(fields.get('type'))}, wanted Transformer, Pooling and perhaps "
-                    'Normalize; other modules are not computed here: choose pooling="mean" to go without them'
+                    f"{path}: module {number}: got {quoted(fields.get('type'))}, wanted Transformer, Pooling or "
+                    'Normalize, once each; other modules are not computed here: choose pooling="mean" to do without'
                 )
             kinds[kind] = folder
         if "Pooling" not in kinds:

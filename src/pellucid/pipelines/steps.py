@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 from unicodedata import combining, east_asian_width
 
 WIDTH = 80
 SHOWN_LINES = 4  # of tokens
 SHOWN_NUMBERS = 10
+
+
+class Described(TypedDict):
+    """What a task says about its second and third step; fields as in `Steps`."""
+
+    shapes: str
+    outputs: list[tuple[str, list[float]]]
+    function: str
+    scores: list[tuple[str, list[float]]]
 
 
 @dataclass(frozen=True)

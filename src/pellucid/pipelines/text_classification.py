@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 
 from pellucid.errors import InputError, did_you_mean
-from pellucid.pipelines.base import CallOptions, Pipeline, check_head
-from pellucid.pipelines.engine import Part, pack
-from pellucid.pipelines.steps import Steps
+from pellucid.pipelines.base import CallOptions, Pipeline
+from pellucid.pipelines.engine import Part
+from pellucid.pipelines.steps import Described
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,12 +103,13 @@ class TextClassificationPipeline(Pipeline):
 
     def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
         """Logits `[C]` of each part."""
-        return self.model(packed=packed).logits.float().cpu().unbind(0)
+        logits: Tensor = self.model(packed=packed).logits  # [B, C]
+        return logits.float().cpu().unbind(0)
 
     def postprocess(self, values: list[Tensor], parts: list[Part], **options: Any) -> Any:
         """Logits of a row's windows → its best label, or several."""
         scores = self._scores(values, parts, options).tolist()
-        names: dict[int, str] = self.model.config.id2label
+        names = self._label_names()
         if "top_k" not in options and not options.get("return_all_scores"):
             best = max(range(len(scores)), key=scores.__getitem__)
             return {"label": names[best], "score": scores[best]}
@@ -125,28 +126,18 @@ class TextClassificationPipeline(Pipeline):
         weights = torch.tensor([float(stop - start) for start, stop in (part.own for part in parts)])
         return (weights / weights.sum()) @ function(torch.stack(values))  # [W] @ [W, C] → [C]
 
-    def steps(self, text: str | tuple[str, str]) -> Steps:
-        """The three steps for one text: pieces and ids, logits, scores and label."""
-        options = self.merge({})
-        (parts,) = self.preprocess([text], **options)
-        if isinstance(parts, InputError):
-            raise parts
-        values = list(self.forward(pack(parts, self.device), **options))
-        names = self.model.config.id2label
+    def describe(self, values: list[Tensor], parts: list[Part], **options: Any) -> Described:
+        """A logit and a score for each label; of a long text, the logits are the mean of its windows'."""
         logits = torch.stack(values).mean(dim=0).tolist()
         scores = self._scores(values, parts, options).tolist()
-        answer = self.postprocess(values, parts, **options)
-        ids = [number for part in parts for number in part.ids[slice(*part.own)]]
-        config = self.model.config
-        function = self._function(options)
-        return Steps(
-            text=text,
-            tokens=self.tokenizer.convert_ids_to_tokens(ids),
-            input_ids=ids,
-            model=type(self.model).__name__,
-            shapes=f"{len(ids)} tokens × {config.hidden_size} numbers → {len(scores)} logits",
-            outputs=[(names[number], [logit]) for number, logit in enumerate(logits)],
-            function=f"Postprocessing: {function}",
-            scores=[(names[number], [score]) for number, score in enumerate(scores)],
-            answer=answer,
-        )
+        tokens, names = sum(len(part.ids) for part in parts), self._label_names()
+        return {
+            "shapes": f"{tokens} tokens × {self.model.config.hidden_size} numbers → {len(logits)} logits",
+            "outputs": [(name, [logit]) for name, logit in zip(names, logits, strict=True)],
+            "function": f"Postprocessing: logits → {self._function(options)} → scores",
+            "scores": [(name, [score]) for name, score in zip(names, scores, strict=True)],
+        }
+
+    def _label_names(self) -> list[str]:
+        names = self.model.config.id2label or {}
+        return [names[number] for number in range(len(names))]
