@@ -160,4 +160,5 @@ def main(scenario: str, root: Path, kill: Callable[[Callable[[], None], int], bo
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], Path(sys.argv[2]), by_event if "events" in sys.argv else by_system_call)
+    traced = sys.platform == "linux" and "events" not in sys.argv
+    main(sys.argv[1], Path(sys.argv[2]), by_system_call if traced else by_event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import struct
 import subprocess
@@ -116,7 +117,7 @@ BAD_HEADERS = {
     "not JSON": b"{",
     "not UTF-8": b'{"\xff": 1}',
     "leading space": b" {}",
-    "duplicate": b'{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+    "duplicate": b"{" + b",".join([b'"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}'] * 2) + b"}",
     "duplicate field": b'{"w":{"dtype":"F32","dtype":"I32","shape":[4],"data_offsets":[0,16]}}',
     "nested": b'{"w":' * 100 + b"1" + b"}" * 100,
     "entry": {"w": 3},
@@ -314,8 +315,6 @@ def test_a_bad_index_is_refused_and_nothing_outside_is_read(tmp_path, name):
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {"total_size": 12}, "weight_map": good}))
     assert opened(folder).shapes == {"a": (1,), "b": (2,)}
-    import os
-
     os.mkfifo(folder / "pipe.safetensors")
     index.write_text(json.dumps(BAD_INDEXES[name](good)))
     refused(lambda: opened(folder))
@@ -462,7 +461,7 @@ def test_tied_tensors_need_one_of_their_names(tmp_path, dropped):
     model = on_meta(TiedModel)
     report = load_into(model, checkpoint_of(tmp_path, state), prefix="body", tied=TIED)
     assert report.clean
-    assert report.total == 8
+    assert report.total == 7  # two pairs of the nine names are one tensor each
     assert model.decoder.weight is model.body.embeddings.weight
     assert model.decoder.bias is model.bias
     assert torch.equal(model.decoder.weight, full["body.embeddings.weight"])

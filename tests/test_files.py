@@ -408,6 +408,32 @@ def test_the_working_folder_stays_the_working_folder(tmp_path, monkeypatch):
     assert tree(tmp_path) == {"a": "1", "old": "o"}
 
 
+def test_a_target_whose_parent_cannot_be_written_is_staged_inside_itself(tmp_path, monkeypatch):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").write_text("o")
+    inode = target.stat().st_ino
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
+    with atomic_folder(target) as staged:
+        assert staged.path.parent == target
+        staged.remove("old")
+        (staged.path / "a").write_text("1")
+    assert tree(target) == {"a": "1"}
+    assert target.stat().st_ino == inode
+
+
+def test_a_name_that_resembles_a_temporary_is_kept(tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    for name in ("notes.saving", ".model.x.saving"):
+        (target / name).write_text("mine")
+        (tmp_path / name).write_text("mine")
+    with atomic_folder(target) as staged:
+        (staged.path / "a").write_text("1")
+    assert tree(target) == {".model.x.saving": "mine", "a": "1", "notes.saving": "mine"}
+    assert (tmp_path / ".model.x.saving").exists()
+
+
 def test_too_many_other_files_are_left_in_place(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MIRROR_LIMIT", 3)
     for name in "abcde":

@@ -54,6 +54,7 @@ class AutoConfig:
         )
 
     @classmethod
+    @strict
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | PathLike[str],
@@ -84,6 +85,7 @@ class AutoConfig:
         return config
 
     @classmethod
+    @strict
     def for_model(cls, model_type: str, **values: Any) -> PretrainedConfig:
         """A configuration of the given `model_type` with default values, but for those given."""
         return config_class(model_type, "AutoConfig.for_model")(**values)
@@ -130,6 +132,7 @@ class AutoModel:
         return heads[cls.head]
 
     @classmethod
+    @strict
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | PathLike[str],

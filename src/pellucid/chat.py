@@ -6,6 +6,7 @@ plain JSON data and nothing more, and has a budget of steps, memory and time.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,23 +23,6 @@ if TYPE_CHECKING:
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names under which a message's reasoning is passed; templates read the first or the second."""
-
-_ARGUMENTS = [
-    "conversation",
-    "tools",
-    "documents",
-    "chat_template",
-    "add_generation_prompt",
-    "continue_final_message",
-    "tokenize",
-    "padding",
-    "truncation",
-    "max_length",
-    "return_tensors",
-    "return_dict",
-    "return_assistant_tokens_mask",
-    "tokenizer_kwargs",
-]
 
 _OPEN_END = "\ue000\ue001\ue000 "
 """Put after the message that is to be continued, to find that place in the finished text."""
@@ -102,7 +86,8 @@ class Chat(Tokenizing):
             raise InputError(f"continue_final_message: cannot be combined with {other}; drop one of the two")
         template = compiled(self.get_chat_template(chat_template, tools))
         if unknown := variables.keys() - template.variables:
-            reject_unknown("apply_chat_template", unknown, {*_ARGUMENTS, *template.variables})
+            names = inspect.signature(Chat.apply_chat_template).parameters.keys() - {"self", "variables"}
+            reject_unknown("apply_chat_template", unknown, names | template.variables)
         chats, batched = _conversations(conversation)
         given = {**self.special_tokens_map, **plain_data(variables), "add_generation_prompt": add_generation_prompt}
         given["tools"] = None if tools is None else [_tool(tool) for tool in tools]
@@ -142,7 +127,7 @@ class Chat(Tokenizing):
         template = own if chat_template is None else chat_template
         if template is None:
             raise InputError(
-                "chat_template: this tokenizer has none; it belongs to a model that is not made for chats, or pass one: "
+                "chat_template: this tokenizer has none, because its model was not made for chats; or pass one: "
                 "apply_chat_template(messages, chat_template=...)"
             )
         return template
@@ -157,9 +142,8 @@ class Chat(Tokenizing):
         history = list(conversation_history or [])
         ids: list[int] = self.apply_chat_template([*history, message], **options)
         before: list[int] = self.apply_chat_template(history, **options) if history else []
-        same = next(
-            (i for i, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), min(len(before), len(ids))
-        )
+        same = min(len(before), len(ids))
+        same = next((i for i in range(same) if before[i] != ids[i]), same)
         return ids[same:]
 
 
@@ -247,7 +231,8 @@ def _render(
         raise InputError("continue_final_message: the template leaves the last message out or changes it")
     place = text.rindex(mark)
     kept = text[place : place + len(_OPEN_END)] == _OPEN_END  # else the template strips its messages: so is the end
-    return text[:place] if kept else text[:place].rstrip(), spans
+    text = text[:place].replace(_OPEN_END, "").replace(mark, "")
+    return text if kept else text.rstrip(), spans
 
 
 def _with_open_end(messages: list[dict[str, Any]], name: str, source: str) -> tuple[list[dict[str, Any]], str]:

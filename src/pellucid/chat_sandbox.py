@@ -13,9 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import string
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Never, cast
@@ -30,191 +28,37 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from pellucid.errors import InputError
+from pellucid.chat_budget import NUMBER_BITS, PARTS, TEXT_LIMIT, WIDTH, Budget, TemplateError, too_large
 
-SOURCE_LIMIT = 256 * 1024
+SOURCE_LIMIT = 128 * 1024
 """Longest template, in characters."""
-STEPS = 1_000_000
-"""How many iterations, calls, operations and outputs a rendering may take."""
-SECONDS = 1.0
-"""How long it may take."""
-MEMORY = 256 << 20
-"""How many bytes all its larger values together may take."""
-TEXT_LIMIT = 16 << 20
-"""Longest text that it may make, in characters; also of the result."""
-PARTS = 1_000_000
-"""How many entries a value may have, those of nested ones counted in."""
-DEPTH = 100
-"""How deep a value may nest."""
-NUMBER_BITS = 4096
-"""Largest whole number."""
-WIDTH = 10_000
-"""Largest width, count or precision that a filter, method or format may be given."""
-
-
-class TemplateError(InputError):
-    """A chat template that is refused, fails, or costs too much."""
-
-
-class Budget:
-    """What one rendering has used so far."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.memory = 0
-        self.written = 0
-        self.deadline = time.monotonic() + SECONDS
-        self.position = 0  # characters of the result that are finished
-        self.spans: list[tuple[int, int]] = []  # what `{% generation %}` marked
-        self.known: dict[int, tuple[Any, int, int]] = {}  # containers already measured; held, so that ids stay theirs
-
-    def step(self) -> None:
-        """Count one step of the template."""
-        self.steps += 1
-        if self.steps > STEPS:
-            raise TemplateError(f"chat_template: stopped after {STEPS:,} steps")
-        if time.monotonic() > self.deadline:
-            raise TemplateError(f"chat_template: stopped after {SECONDS:g} seconds")
-
-    def keep(self, value: Any) -> Any:
-        """`value`, a result, if it is within the limits."""
-        if isinstance(value, str):
-            if len(value) > TEXT_LIMIT:
-                _too_large(f"a text of {len(value):,} characters")
-        elif isinstance(value, int):
-            if value.bit_length() > NUMBER_BITS:
-                _too_large("a number")
-        elif isinstance(value, Sized) and isinstance(value, Iterable) and not isinstance(value, jinja2.Undefined):
-            self.measure(value)
-        size = sys.getsizeof(value)
-        if size > 1024:
-            self.memory += size
-            if self.memory > MEMORY:
-                _too_large("the sum of all values")
-        return value
-
-    def measure(self, value: Any) -> tuple[int, int]:
-        """Parts and depth of a value: one for each entry, nested ones too, and one for 16 characters of text."""
-        if isinstance(value, str):
-            return 1 + len(value) // 16, 0
-        if not (isinstance(value, Sized) and isinstance(value, Iterable)) or isinstance(value, jinja2.Undefined):
-            return 1, 0
-        if (found := self.known.get(id(value))) is not None:
-            return found[1], found[2]
-        parts, depth = 1, 0
-        for entry in value.items() if isinstance(value, Mapping) else value:
-            more, below = self.measure(entry)
-            parts, depth = parts + more, max(depth, below)
-            if parts > PARTS or depth >= DEPTH:
-                _too_large("a list or dictionary")
-        self.known[id(value)] = (value, parts, depth + 1)
-        return parts, depth + 1
-
-    def text(self, value: Any) -> str:
-        """`value` as it is written out."""
-        if isinstance(value, str):
-            return value
-        if self.measure(value)[0] > PARTS // 5:
-            _too_large("a list or dictionary to write out")
-        return cast(str, self.keep(str(value)))
-
-
-def _too_large(what: str) -> Never:
-    raise TemplateError(f"chat_template: {what} became too large")
-
+TAGS = 5_000
+"""How many statements and outputs a template may have: compiling is the slow part of a large one."""
 
 _budget: ContextVar[Budget] = ContextVar("budget of the chat template being rendered")
 
 
 # ---------------------------------------------------------------------- what a template may use
 
-_METHODS: dict[type, frozenset[str]] = {
-    str: frozenset(
-        [
-            "capitalize",
-            "casefold",
-            "center",
-            "count",
-            "endswith",
-            "find",
-            "format",
-            "index",
-            "isalnum",
-            "isalpha",
-            "isascii",
-            "isdecimal",
-            "isdigit",
-            "islower",
-            "isnumeric",
-            "isspace",
-            "istitle",
-            "isupper",
-            "join",
-            "ljust",
-            "lower",
-            "lstrip",
-            "partition",
-            "removeprefix",
-            "removesuffix",
-            "replace",
-            "rfind",
-            "rindex",
-            "rjust",
-            "rpartition",
-            "rsplit",
-            "rstrip",
-            "split",
-            "splitlines",
-            "startswith",
-            "strip",
-            "swapcase",
-            "title",
-            "upper",
-            "zfill",
-        ]
-    ),
-    dict: frozenset(["get", "items", "keys", "values"]),
-    list: frozenset(["count", "index"]),
-    tuple: frozenset(["count", "index"]),
+_METHODS: dict[Any, str] = {
+    str: """capitalize casefold center count endswith find format index isalnum isalpha isascii isdecimal isdigit
+        islower isnumeric isspace istitle isupper join ljust lower lstrip partition removeprefix removesuffix replace
+        rfind rindex rjust rpartition rsplit rstrip split splitlines startswith strip swapcase title upper zfill""",
+    dict: "get items keys values",
+    list: "count index",
+    tuple: "count index",
 }
+_ALLOWED_METHODS = {kind: frozenset(names.split()) for kind, names in _METHODS.items()}
 
-_FILTERS = [
-    "abs",
-    "batch",
-    "capitalize",
-    "center",
-    "count",
-    "d",
-    "default",
-    "dictsort",
-    "first",
-    "float",
-    "groupby",
-    "int",
-    "items",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "reject",
-    "rejectattr",
-    "reverse",
-    "round",
-    "select",
-    "selectattr",
-    "slice",
-    "sort",
-    "title",
-    "trim",
-    "truncate",
-    "unique",
-    "upper",
-    "wordcount",
-]
+_FILTERS = """abs batch capitalize center count d default dictsort first float groupby int items last length list lower
+    map max min reject rejectattr reverse round select selectattr slice sort title trim truncate unique upper
+    wordcount"""
 """Filters of Jinja that are taken over, with checks around them; further ones are defined below."""
+
+_COSTLY = (
+    "batch groupby join list map max min reject rejectattr select selectattr slice sort sum title unique wordcount"
+)
+"""Filters that take more than a moment for each character of a text."""
 
 _STATEMENTS = (
     nodes.Block,
@@ -287,7 +131,7 @@ class _Guard(NodeTransformer):
         return _filtered(node, "_made") if node.items else node
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filtered(node: Any, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
@@ -310,7 +154,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], cache_size=0)
-        self.filters = {name: _guarded(name, FILTERS[name]) for name in _FILTERS}
+        self.filters = {name: _guarded(name, FILTERS[name]) for name in _FILTERS.split()}
         self.filters |= {name: _guarded(name, function) for name, function in _OWN_FILTERS.items()}
         self.filters |= _HOOKS
         self.globals = {
@@ -326,7 +170,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return cast(nodes.Template, _Guard().visit(tree))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        for kind, allowed in _METHODS.items():
+        for kind, allowed in _ALLOWED_METHODS.items():
             if isinstance(obj, kind):
                 return attr in allowed
         return not isinstance(obj, (int, float)) and super().is_safe_attribute(obj, attr, value)
@@ -334,7 +178,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, str) and attribute.startswith("format"):
             _check_braces(obj)
-        if type(obj) is dict and attribute in obj and attribute not in _METHODS[dict]:
+        if type(obj) is dict and attribute in obj and attribute not in _ALLOWED_METHODS[dict]:
             return obj[attribute]
         return super().getattr(obj, attribute)
 
@@ -360,7 +204,7 @@ class _Environment(ImmutableSandboxedEnvironment):
                     _check_length(len(one) * other, one)
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
             if left.bit_length() * abs(right) > NUMBER_BITS:
-                _too_large("a power")
+                too_large("a power")
         elif operator == "%" and isinstance(left, str):
             _check_percent(left)
         return budget.keep(super().call_binop(context, operator, left, right))
@@ -371,7 +215,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 def _check_length(length: int, like: Any) -> None:
     if length > (TEXT_LIMIT if isinstance(like, str) else PARTS):
-        _too_large("a repeated text or list")
+        too_large("a repeated text or list")
 
 
 def _check_width(values: Iterable[Any]) -> None:
@@ -409,7 +253,7 @@ def _check_text_method(text: str, name: str, args: tuple[Any, ...]) -> None:
     elif name in ("split", "rsplit", "splitlines"):
         pieces = text.count(args[0]) if args and isinstance(args[0], str) and args[0] else len(text) // 2
         if pieces > PARTS:
-            _too_large("a list of pieces of text")
+            too_large("a list of pieces of text")
     elif name == "join" and args:
         _check_join(text, args[0])
 
@@ -420,13 +264,16 @@ def _check_replace(text: str, old: Any, new: Any) -> None:
 
 
 def _check_join(separator: str, entries: Any) -> None:
-    if isinstance(entries, (list, tuple)):
+    if isinstance(entries, str):
+        _check_length(len(entries) * (1 + len(separator)), entries)
+    elif isinstance(entries, (list, tuple)):
         _check_length(sum(len(entry) + len(separator) for entry in entries if isinstance(entry, str)), separator)
 
 
 def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """A filter with its step counted and its arguments and result checked."""
     first = 1 if hasattr(function, "jinja_pass_arg") else 0
+    costly = _COSTLY.split()
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -434,39 +281,22 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         budget.step()
         value = args[first] if len(args) > first else None
         _check_width([*args[first + 1 :], *kwargs.values()] if name != "default" and name != "d" else [])
-        if isinstance(value, str) and len(value) > PARTS and name in _ITERATING:
-            _too_large(f"what {name} makes of a text")
+        if isinstance(value, str) and len(value) > PARTS and name in costly:
+            too_large(f"what {name} makes of a text")
         return budget.keep(function(*args, **kwargs))
 
     return guarded
-
-
-_ITERATING = frozenset(
-    [
-        "batch",
-        "groupby",
-        "join",
-        "list",
-        "map",
-        "max",
-        "min",
-        "reject",
-        "rejectattr",
-        "select",
-        "selectattr",
-        "slice",
-        "sort",
-        "sum",
-        "unique",
-    ]
-)
 
 
 # ---------------------------------------------------------------------- filters and functions of our own
 
 
 def _filter_tojson(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
 ) -> str:
     """JSON as it is, not escaped for HTML as Jinja's own filter does it."""
     budget = _budget.get()
@@ -474,8 +304,8 @@ def _filter_tojson(
     options: dict[str, Any] = {"ensure_ascii": ensure_ascii, "separators": separators, "sort_keys": sort_keys}
     if indent is None:
         return json.dumps(value, **options)
-    if isinstance(indent, int) and indent > 16:
-        raise TemplateError(f"chat_template: tojson: got indent={indent}, wanted at most 16")
+    if (len(indent) if isinstance(indent, str) else indent) > 16:
+        raise TemplateError("chat_template: tojson: wanted an indent of at most 16")
     pieces, length = [], 0
     for piece in json.JSONEncoder(indent=indent, **options).iterencode(value):
         length += len(piece)
@@ -560,7 +390,7 @@ def _raise_exception(message: Any) -> Never:
 def _range(*args: Any) -> range:
     entries = range(*args)
     if len(entries) > PARTS:
-        _too_large("a range")
+        too_large("a range")
     return entries
 
 
@@ -603,7 +433,7 @@ def _write(context: Context, value: Any) -> str:
     text = budget.text(value)
     budget.written += len(text)  # counts what a macro writes again when its result is written
     if budget.written > 4 * TEXT_LIMIT:
-        _too_large("the output")
+        too_large("the output")
     return text
 
 
@@ -660,7 +490,7 @@ class ChatTemplate:
         except (RecursionError, SyntaxError, MemoryError, ValueError, OverflowError) as error:
             if isinstance(error, TemplateError):
                 raise
-            raise TemplateError(f"chat_template: cannot be compiled: {error}") from error
+            raise TemplateError(f"chat_template: cannot be compiled: {str(error) or type(error).__name__}") from error
 
     def render(self, given: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]]]:
         """The text that the template makes of plain JSON data, and the spans that it marks as the assistant's."""
@@ -671,7 +501,7 @@ class ChatTemplate:
             for piece in self._template.generate(given):
                 budget.position += len(piece)
                 if budget.position > TEXT_LIMIT:
-                    _too_large("the output")
+                    too_large("the output")
                 pieces.append(piece)
         except TemplateError:
             raise
@@ -692,6 +522,8 @@ def compiled(source: str) -> ChatTemplate:
     """The template of that text, compiled once."""
     if not isinstance(source, str):
         raise TemplateError(f"chat_template: got {type(source).__name__}, wanted text")
-    if len(source) > SOURCE_LIMIT:
-        raise TemplateError(f"chat_template: has {len(source):,} characters, wanted at most {SOURCE_LIMIT:,}")
+    tags = source.count("{{") + source.count("{%")
+    for what, count, limit in (("characters", len(source), SOURCE_LIMIT), ("tags", tags, TAGS)):
+        if count > limit:
+            raise TemplateError(f"chat_template: has {count:,} {what}, wanted at most {limit:,}")
     return _compiled(source)

@@ -33,7 +33,7 @@ from typing import (
 )
 
 import pellucid.hub as hub
-from pellucid.errors import ConfigError, did_you_mean, reject_unknown
+from pellucid.errors import ConfigError, did_you_mean, reject_unknown, strict
 from pellucid.files import atomic_folder, read_json, write_json
 
 
@@ -57,7 +57,8 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 
 
 LOADING_KEYWORDS = frozenset(
-    ["revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder", "trust_remote_code"]
+    "pretrained_model_name_or_path revision token cache_dir local_files_only force_download subfolder "
+    "trust_remote_code return_unused_kwargs".split()
 )
 """Keywords that say where a checkpoint is, for suggestions when an override is misspelt."""
 
@@ -198,6 +199,7 @@ class PretrainedConfig:
     # ------------------------------------------------------------------ to and from JSON
 
     @classmethod
+    @strict
     def from_dict(cls, config_dict: Mapping[str, Any], **overrides: Any) -> Self:
         """Build from the contents of a `config.json`; keys that no field knows are kept in `extra`.
 
@@ -225,11 +227,13 @@ class PretrainedConfig:
         return config
 
     @classmethod
+    @strict
     def from_json_file(cls, json_file: str | PathLike[str]) -> Self:
         """Build from one JSON file."""
         return cls.from_dict(read_json(Path(json_file)))
 
     @classmethod
+    @strict
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | PathLike[str],
@@ -294,15 +298,18 @@ class PretrainedConfig:
             del values["id2label"], values["label2id"]
         return values
 
+    @strict
     def to_json_string(self, use_diff: bool = True) -> str:
         """The text of `config.json`, keys sorted; `use_diff=False` lists every field."""
         values = self.to_diff_dict() if use_diff else self.to_dict()
         return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
+    @strict
     def to_json_file(self, json_file_path: str | PathLike[str], use_diff: bool = True) -> None:
         """Write the configuration to one JSON file."""
         write_json(Path(json_file_path), json.loads(self.to_json_string(use_diff)))
 
+    @strict
     def save_pretrained(self, save_directory: str | PathLike[str], *, push_to_hub: bool = False) -> None:
         """Write `config.json` into a folder, atomically.
 
@@ -315,6 +322,7 @@ class PretrainedConfig:
         if push_to_hub:
             self.push_to_hub(Path(save_directory).name)
 
+    @strict
     def push_to_hub(
         self,
         repo_id: str,
@@ -340,6 +348,7 @@ class PretrainedConfig:
                 create_pr=create_pr,
             )
 
+    @strict
     def update(self, config_dict: Mapping[str, Any]) -> None:
         """Set several fields at once."""
         for name, value in config_dict.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, overload
 
@@ -50,6 +51,9 @@ class BatchEncoding(UserDict[str, Any]):
         n_sequences: 1 for texts, 2 for pairs; by default what the encodings say.
     """
 
+    _encodings: Sequence[Encoding] | Callable[[], list[Encoding]] | None
+    _n_sequences: int | None
+
     @strict
     def __init__(
         self,
@@ -60,12 +64,20 @@ class BatchEncoding(UserDict[str, Any]):
         n_sequences: int | None = None,
     ) -> None:
         self.data: dict[str, Any] = dict(data) if data is not None else {}
-        self._encodings: Sequence[Encoding] | Callable[[], list[Encoding]] | None
         single = encoding is None or callable(encoding) or isinstance(encoding, Sequence)
         self._encodings = encoding if single else [encoding]  # type: ignore[assignment, list-item]
         self._n_sequences = n_sequences
         if tensor_type is not None:
             self.convert_to_tensors(tensor_type, prepend_batch_axis)
+
+    @classmethod
+    def of(
+        cls, data: dict[str, Any], encodings: Callable[[], list[Encoding]] | None, n_sequences: int | None
+    ) -> BatchEncoding:
+        """A batch of entries that are ready, made as fast as possible: this runs once for each call of a tokenizer."""
+        batch = cls.__new__(cls)
+        batch.data, batch._encodings, batch._n_sequences = data, encodings, n_sequences
+        return batch
 
     # ------------------------------------------------------------------ reading entries
 
@@ -144,7 +156,7 @@ class BatchEncoding(UserDict[str, Any]):
     def token_to_sequence(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         """0 or 1, the text of the pair that a token is from; `None` for a special token."""
         row, index = self._position("token_to_sequence", batch_or_token_index, token_index, tokens=True)
-        return row.token_to_sequence(index)  # type: ignore[no-any-return]
+        return row.token_to_sequence(index)
 
     @strict
     def token_to_word(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
@@ -181,7 +193,7 @@ class BatchEncoding(UserDict[str, Any]):
     ) -> int | None:
         """The token that covers a character; `None` between tokens. `sequence_index` picks the text of a pair."""
         row, index = self._position("char_to_token", batch_or_char_index, char_index)
-        return row.char_to_token(index, sequence_index)  # type: ignore[no-any-return]
+        return row.char_to_token(index, sequence_index)
 
     @strict
     def char_to_word(
@@ -189,7 +201,7 @@ class BatchEncoding(UserDict[str, Any]):
     ) -> int | None:
         """The word that covers a character; `None` between words. `sequence_index` picks the text of a pair."""
         row, index = self._position("char_to_word", batch_or_char_index, char_index)
-        return row.char_to_word(index, sequence_index)  # type: ignore[no-any-return]
+        return row.char_to_word(index, sequence_index)
 
     def _row(self, method: str, batch_index: int) -> Encoding:
         if self._encodings is None:
@@ -311,7 +323,10 @@ def _why_no_tensor(value: Any, name: str) -> str:
     return f"{name}: wanted numbers in rows of one length, which make a tensor; leave {name} out or convert it first"
 
 
-def pad_lists(rows: list[list[int]], width: int, value: int, side: Side) -> list[list[int]]:
+Entry = TypeVar("Entry")
+
+
+def pad_lists(rows: list[list[Entry]], width: int, value: Entry, side: Side) -> list[list[Entry]]:
     """Rows filled up with `value` to `width`; longer rows stay as they are."""
     if side == "right":
         return [row + [value] * (width - len(row)) for row in rows]
@@ -325,14 +340,19 @@ class Grid:
     """
 
     def __init__(self, lengths: list[int], width: int, side: Side) -> None:
-        import numpy as np
-
+        self.lengths, self.width, self.side = lengths, width, side
         self.shape = (len(lengths), width)
         self.total = sum(lengths)
         self.full = self.total == len(lengths) * width
-        columns = np.arange(width)
-        counts = np.asarray(lengths, dtype=np.int64)[:, None]
-        self.real = columns < counts if side == "right" else columns >= width - counts
+
+    @cached_property
+    def real(self) -> np.ndarray[Any, Any]:
+        """Where there are tokens, as booleans `[rows, width]`."""
+        import numpy as np
+
+        columns = np.arange(self.width)
+        counts = np.asarray(self.lengths, dtype=np.int64)[:, None]
+        return columns < counts if self.side == "right" else columns >= self.width - counts
 
     def lay_out(self, rows: list[list[int]], value: int) -> np.ndarray[Any, Any]:
         """The rows as an int64 array `[rows, width]`, `value` at padding."""
@@ -349,6 +369,6 @@ class Grid:
         """An int64 array `[rows, width]` of one number at tokens and another at padding."""
         import numpy as np
 
-        if inside == outside:
+        if self.full or inside == outside:
             return np.full(self.shape, inside, dtype=np.int64)
         return np.where(self.real, np.int64(inside), np.int64(outside))

@@ -60,14 +60,20 @@ def reject_unknown(function: str, unknown: Iterable[str], known: Iterable[str]) 
 def strict(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a public callable so that a misspelt keyword is refused with the nearest right one.
 
-    Costs one set difference a call. Functions that take `**kwargs` check those themselves.
+    Costs one set difference a call. A function that takes `**kwargs` checks those itself; for it, this catches the
+    misspelt name of an argument that must be given.
     """
     parameters = inspect.signature(function).parameters.values()
-    names = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = frozenset(p.name for p in named)
+    required = [p.name for p in named if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in parameters)
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        if unknown := kwargs.keys() - names:
+        if (unknown := kwargs.keys() - names) and (
+            not takes_more or any(name not in kwargs for name in required[len(args) :])
+        ):
             reject_unknown(function.__qualname__, unknown, names - {"self", "cls"})
         return function(*args, **kwargs)
 

@@ -467,13 +467,12 @@ def _is_working_folder(target: Path) -> bool:
 
 def _mirror(old: Path, new: Path, staged: StagedFolder | None, count: int = 0) -> int:
     """Link everything in `old` that is neither written anew nor stale into `new`; count entries against the limit."""
-    shutil.copymode(old, new)
     for entry in list(os.scandir(old)):
         count += 1
         if count > MIRROR_LIMIT:
             raise OSError(errno.EMLINK, "too many files to link")
         target = new / entry.name
-        if staged is not None and (staged.is_stale(entry.name) or entry.name.endswith(".saving")):
+        if staged is not None and staged.is_stale(entry.name):
             continue
         if entry.is_dir(follow_symlinks=False):
             target.mkdir(exist_ok=True)
@@ -482,6 +481,10 @@ def _mirror(old: Path, new: Path, staged: StagedFolder | None, count: int = 0) -
             target.symlink_to(Path(entry.path).readlink())
         elif not os.path.lexists(target):
             target.hardlink_to(entry.path)
+    found = old.stat()
+    with suppress(PermissionError):
+        os.chown(new, found.st_uid, found.st_gid)
+    shutil.copymode(old, new)
     return count
 
 
@@ -506,7 +509,7 @@ def _rescue(old: Path, new: Path, staged: StagedFolder | None) -> None:
     """Move files that others put into the old folder during the save over to the new one, before the old one goes."""
     for entry in list(os.scandir(old)):
         target = new / entry.name
-        if staged is not None and (staged.is_stale(entry.name) or entry.name.endswith(".saving")):
+        if staged is not None and staged.is_stale(entry.name):
             continue
         if not os.path.lexists(target):
             Path(entry.path).rename(target)

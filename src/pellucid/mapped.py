@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -29,8 +30,7 @@ class MappedFile:
             self.size = os.fstat(file.fileno()).st_size
             """Bytes in the file."""
             try:
-                # An empty file cannot be mapped; it holds no tensor either.
-                self.bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if self.size else bytearray()
+                self.bytes = _map(file.fileno()) if self.size else bytearray()  # an empty file cannot be mapped
             except OSError as error:
                 raise FileError(f"{path}: {self.size:,} bytes cannot be mapped: {error.strerror or error}") from error
 
@@ -51,3 +51,13 @@ class MappedFile:
             copied = bytearray(self.bytes[offset : offset + count * dtype.itemsize])
             return torch.frombuffer(copied, dtype=dtype).view(shape)
         return torch.frombuffer(self.bytes, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+def _map(descriptor: int) -> mmap.mmap:
+    """A private, writable mapping of a whole file."""
+    if sys.platform != "linux":
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    # Without MAP_NORESERVE (its number is in the mmap module from Python 3.13 on) Linux wants memory for a copy of
+    # every page to be there from the start, and refuses files that are larger than it.
+    flags = mmap.MAP_PRIVATE | 0x4000
+    return mmap.mmap(descriptor, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)

@@ -294,6 +294,7 @@ class PreTrainedModel(nn.Module):
         return model if dtype is None else model.to(_dtype(dtype))
 
     @classmethod
+    @strict
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | PathLike[str],

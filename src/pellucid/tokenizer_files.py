@@ -94,26 +94,26 @@ def find_files(
             commit = hub.commit_of(path) or commit  # all files from one state of the repository
         return path
 
-    if path := find("tokenizer_config.json"):
-        found.config = _object(path)
+    if config := find("tokenizer_config.json"):
+        found.config = _object(config)
     for name in ("tokenizer.json", *_OLD_FORMS):
-        if path := find(name):
-            found.paths[name] = path
+        if source := find(name):
+            found.paths[name] = source
             break
     else:
         find("tokenizer.json", required=True)
     if "added_tokens_decoder" not in found.config:
         _work_in_older_files(found.config, find)
-    if path := find("chat_template.jinja"):
-        found.config["chat_template"] = _chat_templates(path)
-    if path := find("config.json"):
-        model_config = _object(path)
+    if template := find("chat_template.jinja"):
+        found.config["chat_template"] = _chat_templates(template)
+    if model := find("config.json"):
+        model_config = _object(model)
         found.model_type = model_config.get("model_type")
         found.config.setdefault("tokenizer_class", model_config.get("tokenizer_class"))
-    name = found.config.pop("tokenizer_class", None)
-    if name is not None and not isinstance(name, str):
-        raise FileError(f"{found.source}: tokenizer_class: got {quoted(name)}, wanted a name")
-    found.class_name = name.removesuffix("Fast") if name else None
+    class_name = found.config.pop("tokenizer_class", None)
+    if class_name is not None and not isinstance(class_name, str):
+        raise FileError(f"{found.source}: tokenizer_class: got {quoted(class_name)}, wanted a name")
+    found.class_name = class_name.removesuffix("Fast") if class_name else None
     return found
 
 

@@ -7,6 +7,7 @@ laid out by one NumPy call, and no list of padding is ever built for a tensor.
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -255,31 +256,32 @@ class Tokenizing(IdRows):
         items, batched, pairs = _items(text, pair, options.is_split_into_words, name)
         self._check_truncation(options, pairs)
         full = options.offsets or options.is_split_into_words
-        encodings = self._run(items, options, name, full)
-        rows, origin = encodings, None
-        if options.overflowing_tokens:
-            rows = [row for first in encodings for row in (first, *first.overflowing)]
-            origin = [i for i, first in enumerate(encodings) for _ in range(1 + len(first.overflowing))]
-        ids = [row.ids for row in rows]
-        lengths = [len(row) for row in ids]
-        if verbose and options.max_length is None and max(lengths, default=0) > self.model_max_length > 0:
-            self._say_once(
-                "length",
-                f"a text has {max(lengths)} tokens, more than the {self.model_max_length} that the model reads; "
-                "call the tokenizer with truncation=True, or split the text",
-            )
-        width = self._width(lengths if origin is None else [len(first) for first in encodings], options)
-        types_are_zero = not pairs and _has_zero_types(rows, lengths)
-        lay_out = self._as_lists if options.tensors is None else self._as_tensors
-        data = lay_out(rows, ids, lengths, width, options, types_are_zero)
+        with PausedGC(len(items)):
+            firsts = self._run(items, options, name, full)
+            rows, origin = firsts, None
+            if options.overflowing_tokens:
+                rows = _with_overflow(firsts)
+                origin = [i for i, first in enumerate(firsts) for _ in range(1 + len(first.overflowing))]
+            ids = [row.ids for row in rows]
+            lengths = [len(row) for row in ids]
+            if verbose and options.max_length is None and max(lengths, default=0) > self.model_max_length:
+                self._say_once(
+                    "length",
+                    f"a text has {max(lengths)} tokens, more than the {self.model_max_length} that the model reads; "
+                    "call the tokenizer with truncation=True, or split the text",
+                )
+            width = self._width(lengths if origin is None else [len(first) for first in firsts], options)
+            types_are_zero = options.token_type_ids and not pairs and _has_zero_types(rows, lengths)
+            lay_out = self._as_lists if options.tensors is None else self._as_tensors
+            data = lay_out(rows, ids, lengths, width, options, types_are_zero)
         if origin is not None:
             data["overflow_to_sample_mapping"] = origin
             if options.tensors is not None:
                 data["overflow_to_sample_mapping"] = as_tensor(origin, options.tensors, "overflow_to_sample_mapping")
         elif not batched and options.tensors is None:
             data = {key: value if key == "length" else value[0] for key, value in data.items()}
-        later = self._look_ups(list(items), rows if full else None, ids, width, options)
-        return BatchEncoding(data, later, n_sequences=None if pairs else 1)
+        later = self._look_ups(list(items), rows, full, width, options)
+        return BatchEncoding.of(data, later, None if pairs else 1)
 
     def _check_truncation(self, options: CallOptions, pair: bool) -> None:
         """Refuse lengths that leave no room, which the backend would ignore or fail on."""
@@ -299,8 +301,6 @@ class Tokenizing(IdRows):
                 f"stride: got {options.stride}, wanted less than max_length - special tokens = {room}, "
                 "or pieces of a long text would never advance"
             )
-        if options.truncation == "only_second" and not pair:
-            raise InputError("truncation: got 'only_second' for texts without a second one; use 'only_first' or True")
 
     def _run(self, items: Any, options: CallOptions, name: str, full: bool) -> list[Encoding]:
         """Encode by the backend, with offsets if `full`; its failures become one-line errors."""
@@ -335,7 +335,7 @@ class Tokenizing(IdRows):
             if present is not None:
                 backend.no_truncation()
             return
-        wanted = {
+        wanted: dict[str, Any] = {
             "max_length": min(cast(int, options.max_length), 2**31),
             "stride": options.stride,
             "strategy": options.truncation,
@@ -365,7 +365,7 @@ class Tokenizing(IdRows):
         def padded(entry: list[list[int]], value: int) -> list[list[int]]:
             return entry if width is None else pad_lists(entry, width, value, options.padding_side)
 
-        data: dict[str, Any] = {"input_ids": padded(ids, self.pad_token_id or 0)}
+        data: dict[str, Any] = {"input_ids": ids if width is None else padded(ids, cast(int, self.pad_token_id))}
         if options.token_type_ids:
             types = [[0] * length for length in lengths] if types_are_zero else [row.type_ids for row in rows]
             data["token_type_ids"] = padded(types, self.pad_token_type_id)
@@ -374,7 +374,10 @@ class Tokenizing(IdRows):
         if options.special_tokens_mask:
             data["special_tokens_mask"] = padded([row.special_tokens_mask for row in rows], 1)
         if options.offsets:
-            data["offset_mapping"] = padded([row.offsets for row in rows], (0, 0))  # type: ignore[arg-type, misc]
+            offsets: Any = [row.offsets for row in rows]
+            data["offset_mapping"] = (
+                offsets if width is None else pad_lists(offsets, width, (0, 0), options.padding_side)
+            )
         if options.length:
             data["length"] = [max(length, width or 0) for length in lengths]
         return data
@@ -394,7 +397,7 @@ class Tokenizing(IdRows):
             lists = self._as_lists(rows, ids, lengths, options.padding and width, options, types_are_zero)
             return {name: as_tensor(value, cast(TensorKind, options.tensors), name) for name, value in lists.items()}
         grid = Grid(lengths, width, options.padding_side)
-        data: dict[str, Any] = {"input_ids": grid.lay_out(ids, self.pad_token_id or 0)}
+        data: dict[str, Any] = {"input_ids": grid.lay_out(ids, 0 if grid.full else cast(int, self.pad_token_id))}
         if options.token_type_ids:
             padding = self.pad_token_type_id
             types = None if types_are_zero else [row.type_ids for row in rows]
@@ -404,7 +407,7 @@ class Tokenizing(IdRows):
         if options.special_tokens_mask:
             data["special_tokens_mask"] = grid.lay_out([row.special_tokens_mask for row in rows], 1)
         if options.offsets:
-            offsets: Any = pad_lists([row.offsets for row in rows], width, (0, 0), options.padding_side)  # type: ignore
+            offsets = pad_lists(cast(Any, [row.offsets for row in rows]), width, (0, 0), options.padding_side)
             data["offset_mapping"] = as_tensor(offsets, "np", "offset_mapping").reshape(len(rows), width, 2)
         if options.length:
             data["length"] = as_tensor([width] * len(rows), "np", "length")
@@ -415,39 +418,58 @@ class Tokenizing(IdRows):
         return data
 
     def _look_ups(
-        self,
-        items: list[Any],
-        rows: list[Encoding] | None,
-        ids: list[list[int]],
-        width: int | None,
-        options: CallOptions,
+        self, items: list[Any], rows: list[Encoding], full: bool, width: int | None, options: CallOptions
     ) -> Callable[[], list[Encoding]]:
         """What makes the encodings that look-ups read, when the first of them is used.
 
-        `rows` are those encodings when the call needed them anyway; otherwise the texts are encoded once more, with
-        offsets. That this is the same tokenization is checked: tokens may have been added in between.
+        Unless the call needed them (`full`), the texts are encoded once more, with offsets. That this gives the same
+        tokens is checked: some may have been added in between.
         """
 
         def encodings() -> list[Encoding]:
             found = rows
-            if found is None:
-                firsts = self._run(items, options, "text", full=True)
-                found = firsts
-                if options.overflowing_tokens:
-                    found = [row for first in firsts for row in (first, *first.overflowing)]
-                if [row.ids for row in found] != ids:
+            if not full:
+                found = self._run(items, options, "text", full=True)
+                found = _with_overflow(found) if options.overflowing_tokens else found
+                if [row.ids for row in found] != [row.ids for row in rows]:
                     raise InputError("the tokenizer or the texts changed since this batch was made; call it again")
             if width is not None:
-                filling = {
-                    "pad_id": self.pad_token_id,
-                    "pad_token": self.pad_token,
-                    "pad_type_id": self.pad_token_type_id,
-                }
                 for row in found:
-                    row.pad(width, direction=options.padding_side, **filling)
+                    row.pad(
+                        width,
+                        direction=options.padding_side,
+                        pad_id=cast(int, self.pad_token_id),
+                        pad_type_id=self.pad_token_type_id,
+                        pad_token=cast(str, self.pad_token),
+                    )
             return found
 
         return encodings
+
+
+class PausedGC:
+    """Keeps Python's garbage collector quiet while the lists of a large batch are made.
+
+    It would search the whole program for reference cycles several times, which costs as much as the tokenizing.
+    """
+
+    __slots__ = ("pause",)
+
+    def __init__(self, rows: int) -> None:
+        self.pause = rows >= 256 and gc.isenabled()
+
+    def __enter__(self) -> None:
+        if self.pause:
+            gc.disable()
+
+    def __exit__(self, *error: object) -> None:
+        if self.pause:
+            gc.enable()
+
+
+def _with_overflow(firsts: list[Encoding]) -> list[Encoding]:
+    """Each encoding followed by those of the rest of its text."""
+    return [row for first in firsts for row in (first, *first.overflowing)]
 
 
 # ---------------------------------------------------------------------- what the caller gave
@@ -503,14 +525,19 @@ def _clean(item: Any, words: bool, where: str) -> Any:
 
 
 def _has_zero_types(rows: list[Encoding], lengths: list[int]) -> bool:
-    """Whether all token types of single texts are zero: those of the longest show it, as it has every kind of token."""
-    if not rows:
-        return True
-    return not any(rows[lengths.index(max(lengths))].type_ids)
+    """Whether all token types of single texts are known to be zero.
+
+    Those of the longest row show it, as it has every kind of token. For one row it is not worth asking.
+    """
+    return len(rows) > 1 and not any(rows[lengths.index(max(lengths))].type_ids)
 
 
 def _why(message: str, options: CallOptions) -> str:
     """A failure of the backend in one line that says what to do."""
+    if "Second sequence not provided" in message:
+        return (
+            "truncation: got 'only_second' for a text without a second one that is too long; use 'only_first' or True"
+        )
     if "too short to respect" in message:
         return (
             f"truncation: {options.truncation!r} cannot bring a pair to max_length={options.max_length}, because that "

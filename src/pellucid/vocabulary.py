@@ -21,7 +21,7 @@ TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", 
 
 
 class NamedToken:
-    """The attribute `pad_token` and its like: the token's text, or `None`. Setting it does not add it to the vocabulary."""
+    """The attribute `pad_token` and its like: the token's text or `None`. Setting it adds nothing to the vocabulary."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -210,7 +210,7 @@ class Vocabulary:
     @overload
     def convert_tokens_to_ids(self, tokens: str) -> int | None: ...
     @overload
-    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int | None]: ...
+    def convert_tokens_to_ids(self, tokens: list[str] | tuple[str, ...]) -> list[int | None]: ...
     @strict
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
         """Number of a token, or numbers of several; a token outside the vocabulary gets the one of `unk_token`."""
@@ -296,7 +296,7 @@ class Vocabulary:
                     raise InputError(f"{name}: got {value!r}, wanted a list of tokens")
                 present = [] if replace_extra_special_tokens else self.extra_special_tokens
                 new = [special(token) for token in check_tokens(value, name) if str(token) not in present]
-                self._extra = new if replace_extra_special_tokens and new else [*self._extra, *new]
+                self._extra = [*new] if replace_extra_special_tokens and new else [*self._extra, *new]
                 tokens.extend(new)
             elif name in TOKEN_NAMES or name in self._named:
                 if not isinstance(value, (str, AddedToken)):

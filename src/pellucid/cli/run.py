@@ -1,0 +1,221 @@
+"""`pellucid run TASK TEXT …`: texts in, answers out, one by one and in their order."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pellucid import pipelines
+from pellucid.cli import terminal
+from pellucid.cli.arguments import Parser, UsageError, add_model, one_of
+from pellucid.cli.texts import Counted, count_lines, given
+from pellucid.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from pellucid.pipelines.base import Pipeline
+
+KNOWN_TASKS = sorted([*pipelines.TASKS, *pipelines.ALIASES])
+EXAMPLES = {
+    "feature-extraction": '--model sentence-transformers/all-MiniLM-L6-v2 --pooling auto "A sentence as a vector."',
+    "sentiment-analysis": '"What a lovely day!"',
+    "text-classification": '--top-k all "It was neither good nor bad."',
+}
+"""Task → what to write behind it to try it."""
+
+DETAILS = """\
+Tasks, with an example each
+{tasks}
+
+Texts
+  Without TEXT, standard input is read, one text a line; so is '-'. A file of --file is text with one text a line, or
+  JSON lines (.jsonl): "a text", or {{"text": …}}, or {{"text": …, "text_pair": …}}. Answers come in the order of the
+  texts, one line each. A text that cannot be answered is reported, and the others are answered; the exit code is 1.
+
+  pellucid run sentiment-analysis --file reviews.txt --json > answers.jsonl
+  grep -i price reviews.txt | pellucid run sentiment-analysis"""
+
+OPTIONS = ("top_k", "truncation", "long", "pooling", "normalize")
+"""Arguments that go to the pipeline when they are given."""
+ALL = 0  # labels
+SHOWN_NUMBERS = 4  # of a vector
+
+
+def example(task: str) -> str:
+    """A call of a task."""
+    return f"pellucid run {task} " + EXAMPLES.get(task, '"A text."')
+
+
+def parser() -> Parser:
+    """The arguments."""
+    tasks = "\n".join(f"  {example(task)}" for task in KNOWN_TASKS)
+    made = Parser(
+        "run",
+        "Answer a task for each text.",
+        "TASK [TEXT ...] [options]",
+        details=DETAILS.format(tasks=tasks),
+        rest="texts",
+    )
+    made.add_argument("task", metavar="TASK", help=", ".join(KNOWN_TASKS))
+    add_model(made, "the task's own; that of sentiment-analysis is inside the package")
+    made.add_argument(
+        "-f", "--file", metavar="FILE", help="a file of texts, with a progress bar when answers go to a file"
+    )
+    made.add_argument("--json", action="store_true", help="print a JSON object for each text")
+    made.add_argument("--steps", action="store_true", help="show tokenizer, model and postprocessing for each text")
+    made.add_argument(
+        "--device", type=_device, metavar="DEVICE", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)"
+    )
+    made.add_argument("--dtype", metavar="TYPE", help="number format: float32, bfloat16, float16 (default: the file's)")
+    made.add_argument("--top-k", type=_top_k, metavar="K", help="that many labels for a text, best first, or 'all'")
+    made.add_argument("--truncation", action="store_true", default=None, help="cut texts longer than the model reads")
+    made.add_argument(
+        "--long",
+        type=one_of("error", "truncate", "window"),
+        metavar="HOW",
+        help="such texts: 'error' (default), 'truncate', or 'window': read all of them in overlapping windows",
+    )
+    made.add_argument(
+        "--pooling", metavar="HOW", help="one vector for each text: mean, cls, max, … or auto: as the model says"
+    )
+    made.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="bring pooled vectors to length 1")
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer every text; 1 if one of them could not be answered."""
+    if args.task not in KNOWN_TASKS:
+        near = did_you_mean(args.task, KNOWN_TASKS) or f"; tasks are {', '.join(KNOWN_TASKS)}"
+        raise UsageError(f"there is no task {args.task!r}{near} (see 'pellucid run --help')")
+    rows = given(args.texts, args.file, example(args.task))
+    options = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
+    if options.get("top_k") == ALL:
+        options["top_k"] = None
+    _refuse_foreign(args.task, options)
+    terminal.quiet_downloads()
+    pipe = pipelines.pipeline(
+        args.task, args.model, revision=args.revision, device=args.device, dtype=args.dtype, **options
+    )
+    failed, in_options = False, parser().in_options
+    for number, (row, answer) in enumerate(_answers(pipe, rows, args), 1):
+        if isinstance(answer, InputError):
+            failed = True
+            message = in_options(re.sub(r"^row \d+: ", "", str(answer)))
+            terminal.flush()
+            terminal.complain("error", f"text {number}: {message}")
+            if args.json:
+                terminal.out_json({**_named(row), "error": message})
+        elif args.json:
+            terminal.out_json(answer if args.steps else {**_named(row), **_keyed(answer)})
+        else:
+            _show(pipe, row, answer)
+    return int(failed)
+
+
+def _top_k(value: str) -> int:
+    """Number of labels, or `ALL`."""
+    if value == "all":
+        return ALL
+    if not value.isdecimal() or int(value) == 0:
+        raise argparse.ArgumentTypeError(f"got {value!r}, wanted a number of labels from 1, or 'all'")
+    return int(value)
+
+
+def _device(value: str) -> str | int:
+    return int(value) if value.removeprefix("-").isdecimal() else value
+
+
+def _refuse_foreign(task: str, options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for an option that is another task's."""
+    takes = {name: getattr(pipelines, class_name).known_options() for name, class_name in pipelines.TASKS.items()}
+    for name in options:
+        if name not in takes[pipelines.ALIASES.get(task, task)]:
+            others = [other for other in pipelines.TASKS if name in takes[other]]
+            raise UsageError(f"--{name.replace('_', '-')}: {task} has no such option; it is for {', '.join(others)}")
+
+
+# ---------------------------------------------------------------------- answers
+
+
+def _answers(pipe: Pipeline, rows: Iterator[Any], args: argparse.Namespace) -> Iterator[tuple[Any, Any]]:
+    """Each row with its answer, or with the error that says why there is none."""
+    if args.steps:
+        for row in rows:
+            try:
+                steps = pipe.steps(row)
+            except InputError as error:
+                yield row, error
+                continue
+            if not args.json:
+                terminal.out(terminal.clean_lines(str(steps)) + "\n")
+            yield row, asdict(steps) if args.json else steps.answer
+        return
+    typed = terminal.is_terminal(sys.stdin) and "-" in (*args.texts, args.file)
+    waiting: deque[Any] = deque()
+
+    def noted(some: Iterable[Any]) -> Iterator[Any]:
+        for row in some:
+            waiting.append(row)
+            yield row
+
+    for some in ([row] for row in rows) if typed else (rows,):  # what is typed is answered line by line
+        inputs: Any = noted(some)
+        bar = None  # none beside answers on the same terminal, else as the pipeline has it
+        if terminal.is_terminal(sys.stdout):
+            bar = False
+        elif args.file not in (None, "-") and terminal.is_terminal(sys.stderr):
+            inputs = Counted(inputs, len(args.texts) + count_lines(args.file))
+        for answer in pipe(inputs, on_error="collect", progress=bar):  # type: ignore[operator]
+            yield waiting.popleft(), answer
+
+
+def _named(row: Any) -> dict[str, Any]:
+    """A row as part of a JSON object."""
+    if isinstance(row, tuple):
+        return {"text": row[0], "text_pair": row[1]}
+    return {"text": row}
+
+
+def _keyed(answer: Any) -> dict[str, Any]:
+    """An answer as part of a JSON object."""
+    if isinstance(answer, dict):
+        return answer
+    if _are_labels(answer):
+        return {"labels": answer}
+    if isinstance(answer, list) and answer and isinstance(answer[0], list):
+        return {"vectors": answer[0]}  # [1, S, H] → [S, H]
+    return {"vector": answer}
+
+
+def _are_labels(answer: Any) -> bool:
+    return isinstance(answer, list) and all(isinstance(item, dict) and "label" in item for item in answer)
+
+
+def _show(pipe: Pipeline, row: Any, answer: Any) -> None:
+    """Print an answer and the text it is for, aligned with those before and after."""
+    text = " | ".join(row) if isinstance(row, tuple) else str(row)
+    labels = answer if _are_labels(answer) else [answer] if isinstance(answer, dict) else None
+    if labels is None:
+        lines = [_vectors(answer)]
+    else:
+        width = max(terminal.columns(terminal.clean(name)) for name in (pipe.model.config.id2label or {}).values())
+        lines = [
+            f"{terminal.bold(terminal.pad(terminal.clean(item['label']), width))}  {item['score']:6.4f}"
+            for item in labels
+        ]
+    for number, line in enumerate(lines):
+        used = width + 10 if labels is not None else terminal.columns(line) + 2
+        terminal.out(f"{line}  {terminal.fit(terminal.clean(text), used)}" if number == 0 else line, now=True)
+
+
+def _vectors(answer: Any) -> str:
+    """How large an answer is, and how it begins."""
+    many = isinstance(answer[0], list)
+    vector = answer[0][0] if many else answer
+    sizes = f"{len(answer[0])} × {len(vector)}" if many else f"{len(vector)}"
+    numbers = " ".join(f"{number:7.4f}" for number in vector[:SHOWN_NUMBERS])
+    return f"{terminal.pad(sizes, 10)}  {numbers} …"
