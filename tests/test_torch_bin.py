@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pellucid import torch_bin
+from pellucid.checkpoint import torch_bin
+from pellucid.checkpoint.torch_bin import read_torch_bin
 from pellucid.errors import FileError
-from pellucid.torch_bin import read_torch_bin
 
 FORMS = {
     "zip": {},
@@ -322,7 +322,7 @@ def test_nonsense_is_refused(tmp_path, name, form):
 
 def test_endless_programs_and_deep_values_end_soon(tmp_path):
     code = (
-        "import resource, sys; from pathlib import Path; from pellucid.torch_bin import read_torch_bin\n"
+        "import resource, sys; from pathlib import Path; from pellucid.checkpoint.torch_bin import read_torch_bin\n"
         "resource.setrlimit(resource.RLIMIT_CPU, (50, 50))\n"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))\n"

@@ -149,7 +149,7 @@ def _reading_order(opened: Checkpoint, config: PretrainedConfig | None) -> list[
 
 def _layers(opened: Checkpoint, config: PretrainedConfig | None) -> tuple[str, list[str]]:
     """Heading and lines of the table of layers."""
-    from pellucid.int8_rows import SCALE
+    from pellucid.checkpoint.int8_rows import SCALE
 
     places = {name: place for place, name in enumerate(_reading_order(opened, config))}
     tensors, kinds = {}, Counter[str]()

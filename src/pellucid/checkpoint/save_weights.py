@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pellucid.errors import FileError, InputError, strict
 from pellucid.files import StagedFolder, quoted, write_json
-from pellucid.safetensors_file import DTYPES
+from pellucid.checkpoint.safetensors_file import DTYPES
 
 _UNITS = {
     "TB": 10**12,

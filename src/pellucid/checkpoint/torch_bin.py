@@ -21,8 +21,8 @@ from torch import Tensor
 
 from pellucid.errors import FileError
 from pellucid.files import MB, StrPath, quoted
-from pellucid.mapped import MappedFile
-from pellucid.torch_zip import Record, zip_records
+from pellucid.checkpoint.mapped import MappedFile
+from pellucid.checkpoint.torch_zip import Record, zip_records
 
 PICKLE_LIMIT = 64 * MB
 """Longest pickle, in bytes; a tensor takes about 200."""

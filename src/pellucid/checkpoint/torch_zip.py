@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pellucid.errors import FileError
 from pellucid.files import MB, quoted
-from pellucid.mapped import MappedFile
+from pellucid.checkpoint.mapped import MappedFile
 
 DIRECTORY_LIMIT = 64 * MB
 """Longest list of records, in bytes; each takes at least 46."""

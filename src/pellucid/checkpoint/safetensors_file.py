@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pellucid.errors import FileError
 from pellucid.files import StrPath, parse_json, quoted
-from pellucid.mapped import MappedFile
+from pellucid.checkpoint.mapped import MappedFile
 
 HEADER_LIMIT = 100_000_000
 """Longest header, in bytes; the limit that the format itself sets."""
