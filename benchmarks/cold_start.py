@@ -1,7 +1,7 @@
 """How long a fresh interpreter takes: to import, to the first token ids, to the first answer of a classifier.
 
-Each figure is the time inside a new process from its first line to the result, files being in the page cache; the
-interpreter's own start, the same for both, is not counted and printed beside. The classifier is MiniLM with a head of
+Each figure is the time inside a new process from its first line to the result, with files in the page cache and byte
+code written; the interpreter's own start, the same for both, is not counted. The classifier is MiniLM with a head of
 random weights; both libraries have to give the same score.
 """
 

@@ -1,7 +1,8 @@
 """How long loading a large checkpoint takes, and how much memory of its own the process takes for it.
 
-A checkpoint of the shape of BERT in bfloat16 is written once; each load runs in a fresh process with torch and the
-model's class imported before, and the file in the page cache. Private memory is the growth of anonymous pages
+A checkpoint of the shape of BERT in bfloat16 is written once; each load runs in a fresh process, with `torch` and
+`AutoModel` imported before and the file in the page cache. The first load of a process also imports what a library
+left for later, so a second one in the same process is measured too. Private memory is the growth of anonymous pages
 (`RssAnon`): mapped pages of the file are shared and can be dropped at any time. As mapped weights are first read when
 they are used, the time until a first sentence is through the model is measured as well.
 """
@@ -29,7 +30,7 @@ CHUNK = 64 * MB
 LOAD = """
 import sys
 import torch
-from {library} import BertModel
+from {library} import AutoModel
 from time import perf_counter
 
 def private_memory():
@@ -39,14 +40,19 @@ def private_memory():
 ids = torch.arange(1000, 1016)[None]
 before = private_memory()
 start = perf_counter()
-model = BertModel.from_pretrained(sys.argv[1])
+model = AutoModel.from_pretrained(sys.argv[1])
 loaded = perf_counter() - start
 memory = private_memory() - before
-assert model.dtype == torch.bfloat16
 with torch.inference_mode():
     checksum = model(input_ids=ids).last_hidden_state.float().abs().mean().item()
-print(loaded, memory, perf_counter() - start, checksum)
+answered = perf_counter() - start
+assert model.dtype == torch.bfloat16
+del model
+start = perf_counter()
+model = AutoModel.from_pretrained(sys.argv[1])
+print(loaded, memory, answered, perf_counter() - start, checksum)
 """
+"""Prints seconds of the first load, bytes, seconds to a first answer, seconds of a second load, and a checksum."""
 
 
 def write_checkpoint(folder: Path, gigabytes: float) -> int:
@@ -89,17 +95,16 @@ def main() -> None:
         show(f"wrote {size:,} bytes")
         codes = {name: LOAD.format(library=name) for name in (PEER, OWN)}
         runs = interleave_processes(codes, 1 if given.quick else 7, folder)
-    peer, own = medians(runs[PEER]), medians(runs[OWN])
     for name in (PEER, OWN):
-        times = ", ".join(f"{loaded:.3f} s {memory / MB:.0f} MB" for loaded, memory, *_ in runs[name])
-        show(f"{name}: {times}")
-    if abs(peer[3] - own[3]) > 1e-2 * abs(peer[3]):
-        sys.exit(f"{PEER} gives a mean activation of {peer[3]}, {OWN} {own[3]}: not the same model")
-    work = f"load a {size / 1e9:.1f} GB bf16 checkpoint"
+        show(f"{name}: " + ", ".join(f"{loaded:.3f} s {memory / MB:.0f} MB" for loaded, memory, *_ in runs[name]))
+    peer, own = medians(runs[PEER]), medians(runs[OWN])
+    if abs(peer[-1] - own[-1]) > 1e-2 * abs(peer[-1]):
+        sys.exit(f"{PEER} gives a mean activation of {peer[-1]}, {OWN} {own[-1]}: not the same model")
     rows = [
-        Row(work, peer[0], own[0], goal=20),
+        Row(f"load a {size / 1e9:.1f} GB bf16 checkpoint, first in a process", peer[0], own[0], goal=20),
         Row("private memory it takes", peer[1], own[1], unit="bytes", at_most=300 * MB),
         Row("load it and run a first sentence of 16 tokens", peer[2], own[2]),
+        Row("load it again in the same process", peer[3], own[3]),
     ]
     finish(rows, given)
 

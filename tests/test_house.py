@@ -22,6 +22,7 @@ FLOORS = [  # each floor may import from the ones before it, and from its own
     {"layout", "ops"},
     {"checkpoint"},
     {"model"},
+    {"inference"},
     {"models"},
     {"auto"},
     {"encoding", "chat", "tokenizer", "vocabulary"},

@@ -111,7 +111,9 @@ def plain(value: Any) -> Any:
 
 def assert_same(ours: Any, theirs: Any) -> None:
     assert list(ours.keys()) == list(theirs.keys())
-    assert {name: plain(value) for name, value in ours.items()} == {name: plain(value) for name, value in theirs.items()}
+    assert {name: plain(value) for name, value in ours.items()} == {
+        name: plain(value) for name, value in theirs.items()
+    }
 
 
 # ---------------------------------------------------------------------- parity of the call
@@ -123,7 +125,13 @@ def test_every_combination_of_padding_and_truncation_is_the_reference(
     tokenizer: Any, reference: Any, shape: str, extra: str
 ) -> None:
     for padding, truncation, max_length in STRATEGIES:
-        options = {"padding": padding, "truncation": truncation, "max_length": max_length, **SHAPES[shape], **EXTRAS[extra]}
+        options = {
+            "padding": padding,
+            "truncation": truncation,
+            "max_length": max_length,
+            **SHAPES[shape],
+            **EXTRAS[extra],
+        }
         theirs = quietly(reference, **options)
         if isinstance(theirs, BaseException):
             with pytest.raises(InputError) as error:
@@ -166,7 +174,10 @@ def test_truncation_on_the_left_is_the_reference(reference: Any) -> None:
     ours = BertTokenizer.from_pretrained(MINILM, truncation_side="left", padding_side="left")
     theirs = type(reference).from_pretrained(str(MINILM), truncation_side="left", padding_side="left")
     for options in ({"max_length": 8}, {"max_length": 8, "stride": 2, "return_overflowing_tokens": True}):
-        assert_same(ours(TEXTS, truncation=True, padding=True, **options), theirs(TEXTS, truncation=True, padding=True, **options))
+        assert_same(
+            ours(TEXTS, truncation=True, padding=True, **options),
+            theirs(TEXTS, truncation=True, padding=True, **options),
+        )
 
 
 def test_targets_become_labels(tokenizer: Any, reference: Any) -> None:
@@ -177,22 +188,27 @@ def test_targets_become_labels(tokenizer: Any, reference: Any) -> None:
         {"text": ["a b"], "text_target": ["c d"], "text_pair_target": ["e"], "truncation": True, "max_length": 6},
     ):
         assert_same(tokenizer(**options), reference(**options))
-    assert tokenizer(text_target=["a b c d e"], truncation=True, max_target_length=4)["input_ids"] == [[101, 1037, 1038, 102]]
+    assert tokenizer(text_target=["a b c d e"], truncation=True, max_target_length=4)["input_ids"] == [
+        [101, 1037, 1038, 102]
+    ]
 
 
 def test_encode_tokenize_and_the_older_names(tokenizer: Any, reference: Any) -> None:
     text, pair = TEXTS[3], PAIRS[1]
     assert tokenizer.encode(text) == reference.encode(text)
-    assert tokenizer.encode(text, pair, max_length=9, truncation="only_first") == reference.encode(
-        text, pair, max_length=9, truncation="only_first"
+    assert tokenizer.encode(text, pair, max_length=16, truncation="only_first") == reference.encode(
+        text, pair, max_length=16, truncation="only_first"
     )
     assert tokenizer.encode(text, return_tensors="np").tolist() == reference.encode(text, return_tensors="np").tolist()
     assert tokenizer.tokenize(text) == reference.tokenize(text)
-    assert tokenizer.tokenize(text, pair, add_special_tokens=True) == reference.tokenize(text, pair, add_special_tokens=True)
-    assert tokenizer.tokenize(["un", "believable"], is_split_into_words=True) == ["un", "unbelievable"[2:]]
-    assert tokenizer.encode_plus(text, pair, padding="max_length", max_length=40).data == tokenizer(
-        text, pair, padding="max_length", max_length=40
-    ).data
+    assert tokenizer.tokenize(text, pair, add_special_tokens=True) == reference.tokenize(
+        text, pair, add_special_tokens=True
+    )
+    assert tokenizer.tokenize(["new", "tokenizers"], is_split_into_words=True) == ["new", "token", "##izer", "##s"]
+    assert (
+        tokenizer.encode_plus(text, pair, padding="max_length", max_length=40).data
+        == tokenizer(text, pair, padding="max_length", max_length=40).data
+    )
     assert tokenizer.batch_encode_plus([(text, pair)]).data == tokenizer([text], [pair]).data
 
 
@@ -203,10 +219,8 @@ def test_arguments_of_early_versions_still_work_and_say_the_new_name(caplog: pyt
         assert got["input_ids"] == [101, 1037, 1038, 1039, 1040, 102, 0, 0]
         assert tokenizer("a b c d", truncation_strategy="only_first", max_len=4)["input_ids"] == [101, 1037, 1038, 102]
         tokenizer("a", max_len=8)
-    messages = [record.message for record in caplog.records]
-    assert [message.partition(":")[0] for message in messages] == ["pad_to_max_length", "max_len", "truncation_strategy"] or sorted(
-        message.partition(":")[0] for message in messages
-    ) == ["max_len", "pad_to_max_length", "truncation_strategy"]
+    said = [record.message.partition(":")[0] for record in caplog.records]
+    assert sorted(said) == ["max_len", "pad_to_max_length", "truncation_strategy"]
 
 
 def test_distilbert_has_no_token_types_and_prints_as_the_course_shows() -> None:
@@ -235,7 +249,10 @@ def test_half_surrogate_pairs_become_the_replacement_character(tokenizer: Any) -
     assert tokenizer(broken).data == tokenizer(whole).data
     assert tokenizer([broken, "x"]).data == tokenizer([whole, "x"]).data
     assert tokenizer([("q", broken)]).data == tokenizer([("q", whole)]).data
-    assert tokenizer([broken.split()], is_split_into_words=True).data == tokenizer([whole.split()], is_split_into_words=True).data
+    assert (
+        tokenizer([broken.split()], is_split_into_words=True).data
+        == tokenizer([whole.split()], is_split_into_words=True).data
+    )
     assert tokenizer(broken).word_ids() == tokenizer(whole).word_ids()
     assert tokenizer.convert_tokens_to_ids("\ud800") == tokenizer.unk_token_id
     assert copy.deepcopy(tokenizer).add_tokens(["new\ud800"]) == 1
@@ -258,7 +275,9 @@ def test_half_surrogate_pairs_become_the_replacement_character(tokenizer: Any) -
         ({"a", "b"}, {}, "list(texts)"),
         (["a"], {"text_pair": ["b", "c"]}, "text_pair: got 2 texts, wanted 1"),
         (["a"], {"text_pair": "b"}, "text_pair: got str"),
-        ("a", {"text_pair": ["b", 3]}, "text[0][1]"),
+        ("a", {"text_pair": ["b", 3]}, "text_pair: got ['b', 3]"),
+        (["a", "b"], {"text_pair": ["b", 3]}, "text_pair[1]: got 3"),
+        (["a", "b"], {"text_pair": ["c", 3], "is_split_into_words": True}, "text_pair[1]: got 3"),
         ("a", {"padding": "longst"}, "did you mean 'longest'?"),
         ("a", {"truncation": "onlyfirst", "max_length": 5}, "did you mean 'only_first'?"),
         ("a", {"max_length": -1}, "max_length: got -1"),
@@ -270,13 +289,16 @@ def test_half_surrogate_pairs_become_the_replacement_character(tokenizer: Any) -
         ("a", {"padding": True, "padding_side": "lft"}, "padding_side: got 'lft'"),
         ("a", {"padding": True, "truncation": True, "max_length": 9, "pad_to_multiple_of": 8}, "not a multiple"),
         ("a", {"return_tensors": "tf"}, "return_tensors: got 'tf'"),
-        (["a", "b c"], {"return_tensors": "pt"}, "input_ids: rows of 3 to 4 entries do not fit into one tensor; call the tokenizer with padding=True"),
-        (["a", "b " * 20], {"return_tensors": "pt", "padding": "max_length", "truncation": False, "max_length": 5}, "input_ids: rows"),
+        (["a", "b c"], {"return_tensors": "pt"}, "input_ids: rows of 3 to 4 entries do not fit into one tensor"),
+        (["a", "b c"], {"return_tensors": "pt"}, "call the tokenizer with padding=True"),
+        (["a", "b c d e"], {"return_tensors": "pt", "padding": "max_length", "max_length": 5}, "input_ids: rows"),
         (("one two three", "four " * 20), {"max_length": 5, "truncation": "only_first"}, None),
         ("a b c d", {"max_length": 4, "truncation": "only_second"}, "'only_second' for a text without a second one"),
     ],
 )  # fmt: skip
-def test_misuse_is_one_line_with_the_cure(tokenizer: Any, text: Any, options: dict[str, Any], message: str | None) -> None:
+def test_misuse_is_one_line_with_the_cure(
+    tokenizer: Any, text: Any, options: dict[str, Any], message: str | None
+) -> None:
     if message is None:
         text, options, message = text[0], {**options, "text_pair": text[1]}, "'only_first' cannot bring a pair"
     with pytest.raises(InputError) as error:
@@ -288,7 +310,7 @@ def test_misuse_is_one_line_with_the_cure(tokenizer: Any, text: Any, options: di
 
 def test_padding_without_a_padding_token_says_what_to_do() -> None:
     tokenizer = BertTokenizer.from_pretrained(MINILM, pad_token=None)
-    with pytest.raises(InputError, match="tokenizer.pad_token = tokenizer.eos_token"):
+    with pytest.raises(InputError, match=r"tokenizer\.pad_token = tokenizer\.eos_token"):
         tokenizer(["a", "b c"], padding=True)
     tokenizer.pad_token = tokenizer.sep_token
     assert tokenizer(["a", "b c"], padding=True)["input_ids"][0] == [101, 1037, 102, 102]
@@ -351,8 +373,9 @@ def test_a_copy_is_independent(tokenizer: Any) -> None:
 def test_no_torch_numpy_or_hub_client_before_they_are_needed() -> None:
     code = (
         "import sys; from pellucid import AutoTokenizer; "
-        f"t = AutoTokenizer.from_pretrained({str(MINILM)!r}); b = t(['a b', 'c'], padding=True); b.word_ids(); t.decode([101]); "
-        "print([m for m in ('torch', 'numpy', 'huggingface_hub', 'jinja2', 'tqdm', 'transformers') if m in sys.modules])"
+        f"t = AutoTokenizer.from_pretrained({str(MINILM)!r}); b = t(['a b', 'c'], padding=True); "
+        "b.word_ids(); t.decode([101]); names = 'torch numpy huggingface_hub jinja2 tqdm transformers'.split(); "
+        "print([name for name in names if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
@@ -367,7 +390,9 @@ def test_decode_is_the_reference(tokenizer: Any, reference: Any) -> None:
         for skip, clean in itertools.product([False, True], [None, False, True]):
             options = {"skip_special_tokens": skip, "clean_up_tokenization_spaces": clean}
             assert tokenizer.decode(ids, **options) == reference.decode(ids, **options)
-            assert tokenizer.batch_decode([ids, ids[:2]], **options) == reference.batch_decode([ids, ids[:2]], **options)
+            assert tokenizer.batch_decode([ids, ids[:2]], **options) == reference.batch_decode(
+                [ids, ids[:2]], **options
+            )
     assert tokenizer.clean_up_tokenization("do n't , we 've ' x ' .") == reference.clean_up_tokenization(
         "do n't , we 've ' x ' ."
     )
@@ -378,7 +403,14 @@ def test_decode_takes_arrays_tensors_numbers_and_batches(tokenizer: Any) -> None
     import torch
 
     ids = [101, 7592, 102]
-    for given_ids in (ids, tuple(ids), np.array(ids), torch.tensor(ids), [np.int64(i) for i in ids], [torch.tensor(i) for i in ids]):
+    for given_ids in (
+        ids,
+        tuple(ids),
+        np.array(ids),
+        torch.tensor(ids),
+        [np.int64(i) for i in ids],
+        [torch.tensor(i) for i in ids],
+    ):
         assert tokenizer.decode(given_ids) == "[CLS] hello [SEP]"
     for batch in ([ids, ids[:1]], np.array([ids]), torch.tensor([ids]), [torch.tensor(ids)]):
         assert tokenizer.decode(batch)[0] == "[CLS] hello [SEP]"
@@ -402,9 +434,9 @@ def test_convert(tokenizer: Any, reference: Any) -> None:
     ids = reference.convert_tokens_to_ids(tokens)
     assert tokenizer.convert_tokens_to_ids(tokens) == ids
     assert tokenizer.convert_ids_to_tokens(ids) == tokens
-    assert tokenizer.convert_ids_to_tokens([101, *ids, 102], skip_special_tokens=True) == reference.convert_ids_to_tokens(
+    assert tokenizer.convert_ids_to_tokens(
         [101, *ids, 102], skip_special_tokens=True
-    )
+    ) == reference.convert_ids_to_tokens([101, *ids, 102], skip_special_tokens=True)
     assert tokenizer.convert_tokens_to_string(tokens) == reference.convert_tokens_to_string(tokens)
     assert tokenizer.convert_tokens_to_ids("zzzzqq") == 100
     assert tokenizer.convert_ids_to_tokens(7592) == "hello"
@@ -455,7 +487,9 @@ def test_pad_keeps_the_kind_of_what_came_in(tokenizer: Any, reference: Any) -> N
         rows = [{"input_ids": make([5, 6, 7])}, {"input_ids": make([8])}]
         assert_same(tokenizer.pad(rows), reference.pad([dict(row) for row in rows]))
     batch = [tokenizer("a b"), tokenizer("c")]
-    assert_same(tokenizer.pad(batch, return_tensors="pt"), reference.pad([dict(row) for row in batch], return_tensors="pt"))
+    assert_same(
+        tokenizer.pad(batch, return_tensors="pt"), reference.pad([dict(row) for row in batch], return_tensors="pt")
+    )
 
 
 @pytest.mark.parametrize(
@@ -465,7 +499,7 @@ def test_pad_keeps_the_kind_of_what_came_in(tokenizer: Any, reference: Any) -> N
         ([{"input_ids": [1], "labels": 1}, {"input_ids": [2]}], {}, "row 1 has no 'labels'"),
         ({"input_ids": [[1], [2]], "labels": [1]}, {}, "labels: wanted 2 rows"),
         ([1, 2], {}, "wanted a dictionary"),
-        ([{"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [1], "labels": [1]}], {"return_tensors": "pt"}, "labels: rows of 1 to 2"),
+        ({"input_ids": [[1, 2], [1]], "labels": [[1, 2], [1]]}, {"return_tensors": "pt"}, "labels: rows of 1 to 2"),
         ([{"input_ids": [1], "text": "x"}], {"return_tensors": "pt"}, "text: wanted numbers"),
     ],
 )  # fmt: skip
@@ -478,21 +512,32 @@ def test_pad_refuses(tokenizer: Any, inputs: Any, options: Any, message: str) ->
 @pytest.fixture(scope="module")
 def legacy() -> Any:
     module = pytest.importorskip("transformers.models.bert.tokenization_bert_legacy")
-    return module.BertTokenizerLegacy(str(MINILM / "vocab.txt"))
+    return module.BertTokenizerLegacy(str(MINILM / "vocab.txt"), model_max_length=512)
 
 
 def test_prepare_for_model_is_the_reference(tokenizer: Any, legacy: Any) -> None:
     first, second = list(range(1000, 1010)), list(range(2000, 2006))
     for pair, truncation, max_length, padding, side in itertools.product(
-        [None, second], [None, True, "only_first", "only_second"], [None, 9, 14], [False, "max_length"], ["right", "left"]
+        [None, second],
+        [None, True, "only_first", "only_second"],
+        [None, 9, 14],
+        [False, "max_length"],
+        ["right", "left"],
     ):
         tokenizer.truncation_side = legacy.truncation_side = side
-        for extra in ({}, {"return_overflowing_tokens": True, "stride": 2}, {"add_special_tokens": False, "return_length": True}):
+        for extra in (
+            {},
+            {"return_overflowing_tokens": True, "stride": 2},
+            {"add_special_tokens": False, "return_length": True},
+        ):
             options = {"truncation": truncation, "max_length": max_length, "padding": padding, **extra}
             if truncation == "only_second" and pair is None:
                 continue
             theirs = quietly(legacy.prepare_for_model, list(first), None if pair is None else list(pair), **options)
-            if isinstance(theirs, BaseException):
+            failed = isinstance(theirs, BaseException)
+            if failed or (
+                truncation and max_length and len(theirs["input_ids"]) > max_length
+            ):  # the reference lets a text that is too short pass
                 with pytest.raises(InputError):
                     tokenizer.prepare_for_model(first, pair, **options)
                 continue
@@ -500,7 +545,9 @@ def test_prepare_for_model_is_the_reference(tokenizer: Any, legacy: Any) -> None
             assert ours["input_ids"] == theirs["input_ids"]
             assert dict(ours) == {**dict(theirs), "token_type_ids": ours["token_type_ids"]}
     tokenizer.truncation_side = legacy.truncation_side = "right"
-    got = tokenizer.prepare_for_model(first, second, return_special_tokens_mask=True, return_tensors="pt", prepend_batch_axis=True)
+    got = tokenizer.prepare_for_model(
+        first, second, return_special_tokens_mask=True, return_tensors="pt", prepend_batch_axis=True
+    )
     assert got["token_type_ids"].tolist() == [[0] * 12 + [1] * 7]
     assert got["special_tokens_mask"].tolist() == [[1] + [0] * 10 + [1] + [0] * 6 + [1]]
 
@@ -534,12 +581,10 @@ def test_special_tokens_are_the_reference(tokenizer: Any, reference: Any) -> Non
         assert one.add_tokens(["newword", AddedToken("other", single_word=True), "hello"]) == 3
         one.eos_token = "</s>"
         one.mask_token_id = 7592
-    for name in (
-        "bos_token", "bos_token_id", "eos_token", "eos_token_id", "unk_token", "unk_token_id", "sep_token", "sep_token_id",
-        "pad_token", "pad_token_id", "cls_token", "cls_token_id", "mask_token", "mask_token_id", "extra_special_tokens",
-        "extra_special_tokens_ids", "all_special_tokens", "all_special_ids", "special_tokens_map", "added_tokens_encoder",
-        "vocab_size", "pad_token_type_id", "model_max_length",
-    ):  # fmt: skip
+    named = [f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
+    further = """extra_special_tokens extra_special_tokens_ids all_special_tokens all_special_ids special_tokens_map
+        added_tokens_encoder vocab_size pad_token_type_id model_max_length"""
+    for name in (*named, *(f"{name}_id" for name in named), *further.split()):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert ours.get_added_vocab() == theirs.get_added_vocab()
     assert str(ours.added_tokens_decoder) == str(theirs.added_tokens_decoder)
@@ -564,29 +609,20 @@ def test_special_tokens_refuse(tokenizer: Any) -> None:
         with pytest.raises(InputError) as error:
             call()
         assert message in str(error.value)
-    with pytest.raises(UnknownArgumentError, match="did you mean 'padding_side'?"):
+    with pytest.raises(UnknownArgumentError, match="did you mean 'padding_side'"):
         tokenizer.pading_side = "left"
-    with pytest.raises(AttributeError, match="did you mean 'pad_token'?"):
+    with pytest.raises(AttributeError, match="did you mean 'pad_token'"):
         _ = tokenizer.pad_tokn
 
 
 # ---------------------------------------------------------------------- misspelt keywords
 
 
-def _examples(tokenizer: Any, folder: Path) -> list[tuple[Any, tuple[Any, ...]]]:
+def _examples(tokenizer: Any) -> list[tuple[Any, tuple[Any, ...]]]:
     """Every public callable with positional arguments that let its keywords be looked at."""
-    names = [name for name in dir(tokenizer) if not name.startswith("_") and callable(getattr(type(tokenizer), name, None))]
-    arguments: dict[str, tuple[Any, ...]] = {
-        "from_pretrained": (MINILM,),
-        "encode_plus": ("a",),
-        "batch_encode_plus": (["a"],),
-        "train_new_from_iterator": (["a b c"], 50),
-        "apply_chat_template": ([{"role": "user", "content": "x"}], None, None, "{{ messages[0].content }}"),
-        "encode_message_with_chat_template": ({"role": "user", "content": "x"},),
-    }
+    routines = [name for name, _ in inspect.getmembers(type(tokenizer), inspect.isroutine) if name[0] != "_"]
     batch = tokenizer(["a"])
-    lookups = [name for name in dir(BatchEncoding) if inspect.isfunction(getattr(BatchEncoding, name)) and name[0] != "_"]
-    inherited = dir(dict) + ["of", "fromkeys"]
+    lookups = [name for name, member in vars(BatchEncoding).items() if inspect.isfunction(member) and name[0] != "_"]
     return [
         (tokenizer, ("a",)),
         (AutoTokenizer.from_pretrained, (MINILM,)),
@@ -594,14 +630,14 @@ def _examples(tokenizer: Any, folder: Path) -> list[tuple[Any, tuple[Any, ...]]]
         (BertTokenizer, ()),
         (PreTrainedTokenizerFast, ()),
         (BatchEncoding, ()),
-        *((getattr(tokenizer, name), arguments.get(name, ())) for name in names),
-        *((getattr(batch, name), ()) for name in lookups if name not in inherited),
+        *((getattr(tokenizer, name), (MINILM,) if name == "from_pretrained" else ()) for name in routines),
+        *((getattr(batch, name), ()) for name in lookups),
     ]
 
 
-def test_one_letter_missing_from_any_keyword_is_refused_with_the_right_one(tokenizer: Any, tmp_path: Path) -> None:
+def test_one_letter_missing_from_any_keyword_is_refused_with_the_right_one(tokenizer: Any) -> None:
     checked = 0
-    for function, args in _examples(copy.deepcopy(tokenizer), tmp_path):
+    for function, args in _examples(copy.deepcopy(tokenizer)):
         parameters = inspect.signature(function).parameters.values()
         names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         names += ["pad_token", "model_max_length", "do_lower_case"] if function is BertTokenizer else []

@@ -19,6 +19,7 @@ _HOMES = {
     "encoding": "BatchEncoding",
     "errors": """ConfigError FileError HubError InputError MissingDependencyError PellucidError
         UnknownArgumentError""",
+    "inference": "for_inference",
     "layout": "Layout PackedTokens",
     "model": "PreTrainedModel",
     "pipelines": "pipeline",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the functions ab
     from pellucid.errors import MissingDependencyError as MissingDependencyError
     from pellucid.errors import PellucidError as PellucidError
     from pellucid.errors import UnknownArgumentError as UnknownArgumentError
+    from pellucid.inference import for_inference as for_inference
     from pellucid.layout import Layout as Layout
     from pellucid.layout import PackedTokens as PackedTokens
     from pellucid.model import PreTrainedModel as PreTrainedModel

@@ -12,12 +12,12 @@ from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from pellucid.encoding import BatchEncoding, TensorKind, as_tensor
-from pellucid.errors import InputError, did_you_mean, reject_unknown, require
+from pellucid.errors import InputError, did_you_mean, reject_unknown, require, strict
 from pellucid.files import quoted
-from pellucid.tokenizing import Tokenizing
+from pellucid.tokenizer_call import Tokenizing, strict_open
 
 if TYPE_CHECKING:
-    from pellucid.id_rows import Padding, Truncation
+    from pellucid.tokenizer_rows import Padding, Truncation
 
     Conversation = Sequence[Mapping[str, Any]]
 
@@ -33,6 +33,7 @@ class Chat(Tokenizing):
 
     chat_template: str | dict[str, str] | None = None
 
+    @strict_open
     def apply_chat_template(
         self,
         conversation: Conversation | Sequence[Conversation],
@@ -115,6 +116,7 @@ class Chat(Tokenizing):
             )
         return encoded if return_dict else encoded["input_ids"]
 
+    @strict
     def get_chat_template(self, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
         """The template that `apply_chat_template` uses for these arguments."""
         own = self.chat_template
@@ -132,6 +134,7 @@ class Chat(Tokenizing):
             )
         return template
 
+    @strict_open
     def encode_message_with_chat_template(
         self, message: Mapping[str, Any], conversation_history: Conversation | None = None, **options: Any
     ) -> list[int]:

@@ -70,15 +70,6 @@ class BatchEncoding(UserDict[str, Any]):
         if tensor_type is not None:
             self.convert_to_tensors(tensor_type, prepend_batch_axis)
 
-    @classmethod
-    def of(
-        cls, data: dict[str, Any], encodings: Callable[[], list[Encoding]] | None, n_sequences: int | None
-    ) -> BatchEncoding:
-        """A batch of entries that are ready, made as fast as possible: this runs once for each call of a tokenizer."""
-        batch = cls.__new__(cls)
-        batch.data, batch._encodings, batch._n_sequences = data, encodings, n_sequences
-        return batch
-
     # ------------------------------------------------------------------ reading entries
 
     @overload
@@ -261,6 +252,15 @@ class BatchEncoding(UserDict[str, Any]):
                 wanted = dtype if value.is_floating_point() else None
                 self.data[name] = value.to(device=device, dtype=wanted, non_blocking=non_blocking)
         return self
+
+
+def new_batch(
+    data: dict[str, Any], encodings: Callable[[], list[Encoding]] | None, n_sequences: int | None
+) -> BatchEncoding:
+    """A batch of entries that are ready, made as fast as possible: this runs once for each call of a tokenizer."""
+    batch = BatchEncoding.__new__(BatchEncoding)
+    batch.data, batch._encodings, batch._n_sequences = data, encodings, n_sequences
+    return batch
 
 
 def _span(kind: type[Span], found: tuple[int, int] | None) -> Span | None:

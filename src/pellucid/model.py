@@ -46,6 +46,8 @@ class PreTrainedModel(nn.Module):
 
     config: PretrainedConfig
     loading_report: checkpoint.LoadingReport | None = None
+    is_speed_form: bool = False
+    """Whether this was made by `for_inference`, and so holds packed weights that cannot be saved or trained."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
@@ -444,6 +446,8 @@ class PreTrainedModel(nn.Module):
         """
         if not is_main_process:
             return
+        if self.is_speed_form:
+            raise InputError("save_pretrained: this is a speed form; save the model that it was made from")
         self.config.architectures = [type(self).__name__]
         self.config.dtype = str(self.dtype).removeprefix("torch.")
         self.config.extra.pop("quantization_config", None)  # what is written are the plain numbers

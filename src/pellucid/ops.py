@@ -6,7 +6,7 @@ Pure functions on tensors, none of which knows an architecture. Axes: `T` packed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,18 @@ def attention(
     if not mixed:
         return value.flatten(1), () if need_weights else None
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed), tuple(weights) if need_weights else None
+
+
+def project(x: Tensor, *layers: nn.Module) -> Sequence[Tensor]:
+    """Several linear layers on the same input; a speed form (`inference.py`) has put one joint layer in their places.
+
+    Args:
+        x: `[T, H]`.
+        layers: the layers, each `[T, H]` → `[T, size]`.
+    """
+    if len(layers) > 1 and layers[0] is layers[-1]:
+        return layers[0](x)  # type: ignore[no-any-return]
+    return [layer(x) for layer in layers]
 
 
 def _block(x: Tensor, start: int, count: int, length: int) -> Tensor:

@@ -4,9 +4,9 @@
     tokenizer(["I love this.", "I don't."], padding=True, return_tensors="pt")
 
 This file holds the classes of the architectures and the choice among them. What they have in common is built up in
-layers, one file each: `vocabulary` (tokens and their numbers), `id_rows` (padding and decoding rows of numbers),
-`tokenizing` (the call), `chat` (chat templates), `pretrained_tokenizer` (loading, saving, training). No torch is
-imported before tensors are asked for.
+layers, one file each: `vocabulary` (tokens and their numbers), `tokenizer_rows` (padding and decoding rows of
+numbers), `tokenizer_call` (the call), `chat` (chat templates), `tokenizer_base` (loading, saving, training). No torch
+is imported before tensors are asked for.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
-from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from pellucid.errors import InputError, did_you_mean, reject_unknown, strict
-from pellucid.pretrained_tokenizer import PreTrainedTokenizerFast, TokenizerOptions, own_backend
+from pellucid.tokenizer_base import PreTrainedTokenizerFast, TokenizerOptions, own_backend
 from pellucid.tokenizer_files import (
     TokenizerFiles,
     bert_normalizer,
@@ -90,6 +90,7 @@ class BertTokenizer(PreTrainedTokenizerFast):
         tokenizer_file: str | PathLike[str] | None = None,
         **options: Unpack[BertOptions],
     ) -> None:
+        self._check_names(options)
         given: dict[str, Any] = dict(options)
         vocab_file = vocab if vocab_file is None else vocab_file
         if tokenizer_object is not None or tokenizer_file is not None:
@@ -102,8 +103,6 @@ class BertTokenizer(PreTrainedTokenizerFast):
         elif not isinstance(vocab_file, Mapping):
             vocab_file = read_vocab_txt(vocab_file, follow=True)
         given = {**self._file_defaults(), **given}
-        if unknown := given.keys() - self._options():
-            reject_unknown(type(self).__name__, unknown, self._options())
         self._start(word_piece(dict(vocab_file), {**self.DEFAULT_TOKENS, **given}), given)
 
     @classmethod
@@ -116,7 +115,7 @@ class BertTokenizer(PreTrainedTokenizerFast):
         return bool(getattr(self._tokenizer.normalizer, "lowercase", False))
 
     def _prepare_backend(self, options: dict[str, Any]) -> None:
-        """Options of the normalizer replace those of a file, and the special tokens are put around by their names."""
+        """Options replace what a file says about normalizing, and special tokens are used by the names they have here."""
         super()._prepare_backend(options)
         own = self._tokenizer.normalizer
         if isinstance(own, normalizers.BertNormalizer):
@@ -124,6 +123,9 @@ class BertTokenizer(PreTrainedTokenizerFast):
             wanted = {name: options[name] for name in present if options.get(name, ...) is not ...}
             if (merged := {**present, **wanted}) != present:
                 self._tokenizer.normalizer = bert_normalizer(merged)
+        model: Any = self._tokenizer.model
+        if isinstance(model, models.WordPiece) and self.unk_token not in (None, model.unk_token):
+            model.unk_token = self.unk_token
         begin, end = self.cls_token, self.sep_token
         if begin is not None and end is not None:
             self._tokenizer.post_processor = processors.TemplateProcessing(

@@ -99,7 +99,7 @@ def _shape(layer: Layer) -> str:
 def _grouped(layer: Layer) -> Iterator[tuple[str, Layer, int]]:
     """The children with their names; numbered ones that are alike in one, with how many they are."""
     ordered = sorted(
-        layer.children.items(), key=lambda item: (item[0].isdecimal(), int(item[0]) if item[0].isdecimal() else 0)
+        layer.children.items(), key=lambda item: (len(item[0]), item[0]) if item[0].isdecimal() else (0, "")
     )
     groups: list[list[tuple[str, Layer]]] = []
     for numbered, run in groupby(ordered, key=lambda item: item[0].isdecimal()):

@@ -164,12 +164,11 @@ def _answers(pipe: Pipeline, rows: Iterator[Any], args: argparse.Namespace) -> I
 
     for some in ([row] for row in rows) if typed else (rows,):  # what is typed is answered line by line
         inputs: Any = noted(some)
-        bar = None  # none beside answers on the same terminal, else as the pipeline has it
-        if terminal.is_terminal(sys.stdout):
-            bar = False
-        elif args.file not in (None, "-") and terminal.is_terminal(sys.stderr):
+        # A bar for a file, when the answers go elsewhere; they would stand in its way on the same terminal.
+        bar = args.file not in (None, "-") and terminal.is_terminal(sys.stderr) and not terminal.is_terminal(sys.stdout)
+        if bar:
             inputs = Counted(inputs, len(args.texts) + count_lines(args.file))
-        for answer in pipe(inputs, on_error="collect", progress=bar):  # type: ignore[operator]
+        for answer in pipe(inputs, on_error="collect", progress=None if bar else False):  # type: ignore[operator]
             yield waiting.popleft(), answer
 
 

@@ -74,8 +74,11 @@ def standard_input() -> Iterator[str]:
 
 def count_lines(file: str) -> int:
     """How many lines a file has, for a progress bar."""
+    lines, last = 0, b"\n"
     with open_regular(file, follow=True) as stream:
-        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+        while block := stream.read(1 << 20):
+            lines, last = lines + block.count(b"\n"), block[-1:]
+    return lines + (last != b"\n")
 
 
 class Counted:

@@ -91,6 +91,8 @@ class BertEmbeddings(nn.Module):
 class BertSelfAttention(nn.Module):
     """Each token gathers from the tokens of its sequence what its query finds in their keys: `[T, H]` → `[T, H]`."""
 
+    joined = ("query", "key", "value")  # a speed form may compute these at once
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
@@ -101,9 +103,8 @@ class BertSelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
-        query = self.query(hidden).unflatten(-1, (self.num_heads, -1))  # [T, H] → [T, N, D]
-        key = self.key(hidden).unflatten(-1, (self.num_heads, -1))
-        value = self.value(hidden).unflatten(-1, (self.num_heads, -1))
+        projected = ops.project(hidden, self.query, self.key, self.value)
+        query, key, value = (x.unflatten(-1, (self.num_heads, -1)) for x in projected)  # [T, H] → [T, N, D]
         dropout = self.dropout.p if self.training else 0.0
         return ops.attention(
             query, key, value, layout, causal=self.causal, dropout=dropout, need_weights=need_weights
@@ -138,6 +139,8 @@ class BertAttention(nn.Module):
 
 class BertIntermediate(nn.Module):
     """The first, widening half of the feed-forward network: `[T, H]` → `[T, intermediate]`."""
+
+    activated = {"dense": "activation"}  # a speed form may compute these at once
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()

@@ -82,6 +82,8 @@ class Embeddings(nn.Module):
 class MultiHeadSelfAttention(nn.Module):
     """Each token gathers from the tokens of its sequence what its query finds in their keys: `[T, H]` → `[T, H]`."""
 
+    joined = ("q_lin", "k_lin", "v_lin")  # a speed form may compute these at once
+
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
@@ -92,9 +94,8 @@ class MultiHeadSelfAttention(nn.Module):
         self.out_lin = nn.Linear(config.dim, config.dim)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
-        query = self.q_lin(hidden).unflatten(-1, (self.n_heads, -1))  # [T, H] → [T, N, D]
-        key = self.k_lin(hidden).unflatten(-1, (self.n_heads, -1))
-        value = self.v_lin(hidden).unflatten(-1, (self.n_heads, -1))
+        projected = ops.project(hidden, self.q_lin, self.k_lin, self.v_lin)
+        query, key, value = (x.unflatten(-1, (self.n_heads, -1)) for x in projected)  # [T, H] → [T, N, D]
         dropout = self.dropout.p if self.training else 0.0
         mixed, maps = ops.attention(query, key, value, layout, dropout=dropout, need_weights=need_weights)
         return self.out_lin(mixed), maps
@@ -102,6 +103,8 @@ class MultiHeadSelfAttention(nn.Module):
 
 class FFN(nn.Module):
     """Each token on its own: widen, bend, narrow. `[T, H]` → `[T, H]`."""
+
+    activated = {"lin1": "activation"}  # a speed form may compute these at once
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()

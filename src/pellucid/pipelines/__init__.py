@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pellucid import hub
 from pellucid.auto import AutoConfig
-from pellucid.config import PretrainedConfig, refuse_remote_code
+from pellucid.config import PretrainedConfig, at_one_commit, refuse_remote_code
 from pellucid.errors import InputError, did_you_mean, reject_unknown
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def pipeline(
         reject_unknown("pipeline", unknown, known | _keywords())
     if model is None or isinstance(model, str | PathLike):
         model = kind.default_model if model is None else model
+        where = at_one_commit(model, where)
         loaded = kind.load_model(model, config=config, **where, **loader)
         if device is None and device_map is None:
             device = _first_gpu()
@@ -146,7 +147,9 @@ def pipeline(
     if tokenizer is None or isinstance(tokenizer, str | PathLike):
         from pellucid.tokenizer import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer or source, **where)
+        elsewhere = tokenizer is not None and str(tokenizer) != source
+        place = {**where, "revision": "main"} if elsewhere else where
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer or source, **place)
     resolve = partial(hub.resolve_file, source, required=False, **where) if source else None
     return kind(loaded, tokenizer, task=task, device=device, resolve=resolve, **task_defaults)
 

@@ -166,15 +166,15 @@ class Pipeline(ABC):
         Returns:
             One tensor for each part, in their order.
         """
-        training = self.model.training
-        if training:
-            self.model.eval()
+        training = [module for module in self.model.modules() if module.training] if self.model.training else []
+        for module in training:
+            module.training = False
         try:
             with torch.inference_mode():
                 return self._forward(packed, **options)
         finally:
-            if training:
-                self.model.train()
+            for module in training:
+                module.training = True
 
     @abstractmethod
     def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
@@ -203,15 +203,20 @@ class Pipeline(ABC):
         if isinstance(parts, InputError):
             raise parts
         values = list(self.forward(pack(parts, self.device), **options))
-        ids = [number for part in parts for number in part.ids[slice(*part.own)]]
+        tokens, ids = self.pieces(parts)
         return Steps(
             text=text,
-            tokens=self.tokenizer.convert_ids_to_tokens(ids),
+            tokens=tokens,
             input_ids=ids,
             model=type(self.model).__name__,
             **self.describe(values, parts, **options),
             answer=self.postprocess(values, parts, **options),
         )
+
+    def pieces(self, parts: list[Part]) -> tuple[list[str], list[int]]:
+        """The tokens of a row and their ids, those of overlapping windows once."""
+        ids = [number for part in parts for number in part.ids[slice(*part.own)]]
+        return [str(token) for token in self.tokenizer.convert_ids_to_tokens(ids)], ids
 
     # ------------------------------------------------------------------ a call
 

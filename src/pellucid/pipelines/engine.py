@@ -20,8 +20,11 @@ from pellucid.layout import PackedTokens
 if TYPE_CHECKING:
     import torch
 
-TOKENS_PER_BATCH = 8192
-"""Tokens that one batch may hold."""
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
+"""Tokens that one batch may hold, by kind of device.
+
+A CPU is fastest while a layer's activations stay in its cache: MiniLM in fp32 takes as long with 512 to 4096 tokens
+and 15 % longer with 8192; in bf16 there is no difference above 512. A GPU wants enough work for all of its cores."""
 WINDOW_ROWS = 2048
 """Rows that are read and sorted together."""
 WINDOW_CHARACTERS = 2**19
@@ -96,7 +99,7 @@ def run(
     postprocess: Callable[[list[Any], list[Part]], Any],
     statistics: RunStatistics,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device,
     batch_size: int | None = None,
     first_window: int = FIRST_WINDOW_ROWS,
     collect_errors: bool = False,
@@ -123,6 +126,7 @@ def run(
         InputError: of the first bad row of a window, before any row of this window is computed.
     """
     first = 0
+    budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
     for window in _windows(rows, first_window):
         start = perf_counter()
         encoded = preprocess(window, first)
@@ -134,7 +138,7 @@ def run(
         statistics.tokenizer_seconds += perf_counter() - start
         values: list[Any] = [None] * len(parts)
         left = _Unfinished(encoded)
-        for batch in cut_batches([len(part.ids) for part in parts], batch_size):
+        for batch in cut_batches([len(part.ids) for part in parts], batch_size, budget):
             before = perf_counter()
             answers = forward(pack([parts[number] for number in batch], device))
             for number, answer in zip(batch, answers, strict=True):
@@ -167,7 +171,7 @@ def pack(parts: Sequence[Part], device: torch.device | str) -> PackedTokens:
 
 
 def cut_batches(
-    lengths: Sequence[int], batch_size: int | None = None, budget: int = TOKENS_PER_BATCH
+    lengths: Sequence[int], batch_size: int | None = None, budget: int = TOKENS_PER_BATCH["cpu"]
 ) -> Iterator[list[int]]:
     """Cut parts into batches of like length, shortest first.
 

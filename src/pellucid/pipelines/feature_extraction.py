@@ -148,7 +148,7 @@ class FeatureExtractionPipeline(Pipeline):
 
     def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
         """Token vectors `[S, H]` of each part, or pooled ones `[modes, H]`."""
-        hidden = self.model.base_model(packed=packed).last_hidden_state  # [T, H]
+        hidden = self.model.base_model(packed=packed, return_dict=True).last_hidden_state  # [T, H]
         modes = self._modes(options)
         if modes:
             return pool(hidden, packed.layout, modes).cpu().unbind(0)
@@ -166,19 +166,20 @@ class FeatureExtractionPipeline(Pipeline):
             own = [value[slice(*part.own)] for value, part in zip(values, parts, strict=True)]
             vector = (own[0] if len(own) == 1 else torch.cat(own))[None]  # [S, H] → [1, S, H]
         kind = options.get("return_tensors")
-        return vector.numpy() if kind == "np" else vector if kind else vector.tolist()
+        if not kind:
+            return vector.tolist()
+        vector = vector.clone()  # no view that keeps its batch in memory, nor a tensor that autograd refuses
+        return vector.numpy() if kind == "np" else vector
 
     def describe(self, values: list[Tensor], parts: list[Part], **options: Any) -> Described:
         """The first numbers of each token's vector, or of the pooled ones, and of the answer."""
         vector = self.postprocess(values, parts, **{**options, "return_tensors": "pt"})
-        ids = [number for part in parts for number in part.ids[slice(*part.own)]]
-        modes = self._modes(options)
-        names = list(modes) if modes else self.tokenizer.convert_ids_to_tokens(ids)
+        tokens, modes = self.pieces(parts)[0], self._modes(options)
         rows = merge(values, [len(part.ids) for part in parts], modes) if modes else vector[0]
         shape = " × ".join(map(str, vector.shape))
         return {
-            "shapes": f"{len(ids)} tokens × {rows.shape[-1]} numbers" + (f" → {', '.join(modes)}" if modes else ""),
-            "outputs": [(name, row[:5].tolist()) for name, row in zip(names, rows, strict=True)],
+            "shapes": f"{len(tokens)} tokens × {rows.shape[-1]} numbers" + (f" → {', '.join(modes)}" if modes else ""),
+            "outputs": [(name, row[:5].tolist()) for name, row in zip(modes or tokens, rows, strict=True)],
             "function": f"Postprocessing: {'one vector' if modes else 'vectors of tokens'}, {shape} numbers",
             "scores": [("answer", vector.flatten()[:5].tolist())],
         }

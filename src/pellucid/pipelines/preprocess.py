@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pellucid.errors import InputError, did_you_mean
 from pellucid.files import quoted
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 Text = str | tuple[str, str]
 """One text, or a pair that the model reads together."""
 
-STRATEGIES = ("longest_first", "only_first", "only_second")
+Strategy = Literal["longest_first", "only_first", "only_second"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 LONG = ("error", "truncate", "window")
 
 
@@ -38,7 +39,7 @@ class LengthRule:
     """
 
     limit: int
-    strategy: str | None = None
+    strategy: Strategy | None = None
     overlap: int | None = None
 
     @classmethod
@@ -60,7 +61,9 @@ class LengthRule:
         if truncation not in (None, True, False, "do_not_truncate", *STRATEGIES):
             near = did_you_mean(str(truncation), STRATEGIES)
             raise InputError(f"truncation: got {truncation!r}, wanted True, False or one of {list(STRATEGIES)}{near}")
-        strategy = "longest_first" if truncation is True else truncation if truncation in STRATEGIES else None
+        strategy: Strategy | None = "longest_first" if truncation is True else None
+        if truncation in STRATEGIES:
+            strategy = truncation
         if strategy and long in ("error", "window"):
             raise InputError(f"truncation={truncation!r} and long={long!r} contradict each other; give one of them")
         if long == "truncate":
@@ -138,14 +141,15 @@ def encode(
         places = [place for place, text in enumerate(texts) if isinstance(text, kind)]
         if not places:
             continue
+        of_kind: list[Any] = [texts[place] for place in places]
         batch = tokenizer(
-            [texts[place] for place in places],  # type: ignore[arg-type]
+            of_kind,
             add_special_tokens=add_special_tokens,
             return_attention_mask=False,
             return_token_type_ids=None if kind is tuple else False,
             verbose=False,
         )
-        all_types = batch.get("token_type_ids") or repeat(None)
+        all_types = batch.data.get("token_type_ids") or repeat(None)
         for place, ids, types in zip(places, batch["input_ids"], all_types):  # noqa: B905  (repeat has no end)
             if 0 < len(ids) <= rule.limit:
                 rows[place] = [Part(ids, types, (0, len(ids)))]
@@ -168,20 +172,21 @@ def _fit(
             f"row {number}: the text has {tokens:,} tokens, the limit is {rule.limit:,}; pass truncation=True to cut "
             'it, or long="window" to read all of it in overlapping windows'
         )
-    pair = isinstance(text, tuple)
+    first, second = text if isinstance(text, tuple) else (text, None)
     try:
         encoded = tokenizer(
-            *(text if pair else (text,)),
+            first,
+            second,
             add_special_tokens=add_special_tokens,
             truncation=rule.strategy or False,
             max_length=rule.limit if rule.strategy else None,
-            return_token_type_ids=None if pair else False,
+            return_token_type_ids=False if second is None else None,
             return_offsets_mapping=rule.overlap is not None,
             verbose=False,
         )
     except InputError as error:
         return InputError(f"row {number}: {error}")
-    ids, types = encoded["input_ids"], encoded.get("token_type_ids")
+    ids, types = encoded["input_ids"], encoded.data.get("token_type_ids")
     if rule.overlap is None:
         return [Part(ids, types, (0, len(ids)))]
     windows = _slide(encoded.sequence_ids(0), rule.limit, rule.overlap)

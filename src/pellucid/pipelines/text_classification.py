@@ -103,7 +103,7 @@ class TextClassificationPipeline(Pipeline):
 
     def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
         """Logits `[C]` of each part."""
-        logits: Tensor = self.model(packed=packed).logits  # [B, C]
+        logits: Tensor = self.model(packed=packed, return_dict=True).logits  # [B, C]
         return logits.float().cpu().unbind(0)
 
     def postprocess(self, values: list[Tensor], parts: list[Part], **options: Any) -> Any:
@@ -130,7 +130,7 @@ class TextClassificationPipeline(Pipeline):
         """A logit and a score for each label; of a long text, the logits are the mean of its windows'."""
         logits = torch.stack(values).mean(dim=0).tolist()
         scores = self._scores(values, parts, options).tolist()
-        tokens, names = sum(len(part.ids) for part in parts), self._label_names()
+        tokens, names = len(self.pieces(parts)[0]), self._label_names()
         return {
             "shapes": f"{tokens} tokens × {self.model.config.hidden_size} numbers → {len(logits)} logits",
             "outputs": [(name, [logit]) for name, logit in zip(names, logits, strict=True)],

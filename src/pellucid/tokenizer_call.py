@@ -7,17 +7,26 @@ laid out by one NumPy call, and no list of padding is ever built for a tensor.
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from pellucid.encoding import BatchEncoding, Grid, Side, TensorKind, as_tensor, check_tensor_kind, pad_lists
+from pellucid.encoding import (
+    BatchEncoding,
+    Grid,
+    Side,
+    TensorKind,
+    as_tensor,
+    check_tensor_kind,
+    new_batch,
+    pad_lists,
+)
 from pellucid.errors import InputError, reject_unknown, strict
-from pellucid.files import quoted
-from pellucid.id_rows import Cut, IdRows, Padding, PadTo, Truncation, check_count, check_side, round_up
-from pellucid.vocabulary import replace_surrogates
+from pellucid.tokenizer_input import Place, check_items, clean_item, name_places
+from pellucid.tokenizer_rows import Cut, IdRows, Padding, PadTo, Truncation, check_count, check_side, round_up
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -31,6 +40,31 @@ _OLD_NAMES = {
     "max_len": "max_length",
 }
 """Arguments of the call in early versions, and what is written in their place."""
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def strict_open(function: Callable[P, R]) -> Callable[P, R]:
+    """`strict` for a function that passes further keywords on: it cannot know them all, those it is called with do.
+
+    But when a required argument is missing, an unknown keyword is that one misspelt, and is reported as such.
+    """
+    signature = inspect.signature(function)
+    names = {name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD} - {"self", "cls"}
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError:
+            if unknown := kwargs.keys() - names:
+                reject_unknown(function.__qualname__, unknown, names)
+            raise
+        return function(*args, **kwargs)
+
+    return checked
 
 
 @dataclass(slots=True)
@@ -211,10 +245,12 @@ class Tokenizing(IdRows):
             return_token_type_ids=False,
         ).data["input_ids"]
 
+    @strict_open
     def encode_plus(self, text: Text, text_pair: Text | None = None, **options: Any) -> BatchEncoding:
         """The older name of a call for one text; arguments as there."""
         return self(text, text_pair, **options)
 
+    @strict_open
     def batch_encode_plus(self, batch_text_or_text_pairs: Text, **options: Any) -> BatchEncoding:
         """The older name of a call for a list of texts, pairs or lists of words; arguments as in a call."""
         return self(batch_text_or_text_pairs, **options)
@@ -253,11 +289,12 @@ class Tokenizing(IdRows):
     def _encode(self, text: Any, pair: Any, options: CallOptions, name: str, verbose: bool) -> BatchEncoding:
         """Encode one text or a batch of them; `name` of the argument is for messages."""
         check_side(options.padding_side)
-        items, batched, pairs = _items(text, pair, options.is_split_into_words, name)
+        items, batched, pairs = check_items(text, pair, options.is_split_into_words, name)
         self._check_truncation(options, pairs)
         full = options.offsets or options.is_split_into_words
         with PausedGC(len(items)):
-            firsts = self._run(items, options, name, full)
+            places = name_places(len(items), name, pair is not None, batched)
+            firsts = self._run(items, options, places, full)
             rows, origin = firsts, None
             if options.overflowing_tokens:
                 rows = _with_overflow(firsts)
@@ -281,7 +318,7 @@ class Tokenizing(IdRows):
         elif not batched and options.tensors is None:
             data = {key: value if key == "length" else value[0] for key, value in data.items()}
         later = self._look_ups(list(items), rows, full, width, options)
-        return BatchEncoding.of(data, later, None if pairs else 1)
+        return new_batch(data, later, None if pairs else 1)
 
     def _check_truncation(self, options: CallOptions, pair: bool) -> None:
         """Refuse lengths that leave no room, which the backend would ignore or fail on."""
@@ -302,8 +339,8 @@ class Tokenizing(IdRows):
                 "or pieces of a long text would never advance"
             )
 
-    def _run(self, items: Any, options: CallOptions, name: str, full: bool) -> list[Encoding]:
-        """Encode by the backend, with offsets if `full`; its failures become one-line errors."""
+    def _run(self, items: Any, options: CallOptions, places: Iterable[Place], full: bool) -> list[Encoding]:
+        """Encode by the backend, with offsets if `full`; its failures become one-line errors naming the place."""
         with self._lock:
             backend = self._tokenizer
             encode = backend.encode_batch if full else backend.encode_batch_fast
@@ -313,7 +350,7 @@ class Tokenizing(IdRows):
                 try:
                     return encode(items, is_pretokenized=words, add_special_tokens=options.add_special_tokens)
                 except (TypeError, UnicodeError):  # something that is not text, or half a surrogate pair
-                    items = [_clean(item, words, f"{name}[{position}]") for position, item in enumerate(items)]
+                    items = [clean_item(item, words, place) for item, place in zip(items, places, strict=True)]
                     return encode(items, is_pretokenized=words, add_special_tokens=options.add_special_tokens)
             except InputError:
                 raise
@@ -429,7 +466,7 @@ class Tokenizing(IdRows):
         def encodings() -> list[Encoding]:
             found = rows
             if not full:
-                found = self._run(items, options, "text", full=True)
+                found = self._run(items, options, name_places(len(items), "text", False, True), full=True)
                 found = _with_overflow(found) if options.overflowing_tokens else found
                 if [row.ids for row in found] != [row.ids for row in rows]:
                     raise InputError("the tokenizer or the texts changed since this batch was made; call it again")
@@ -470,58 +507,6 @@ class PausedGC:
 def _with_overflow(firsts: list[Encoding]) -> list[Encoding]:
     """Each encoding followed by those of the rest of its text."""
     return [row for first in firsts for row in (first, *first.overflowing)]
-
-
-# ---------------------------------------------------------------------- what the caller gave
-
-
-def _items(text: Any, pair: Any, words: bool, name: str) -> tuple[Any, bool, bool]:
-    """What the backend encodes, whether it is a batch, and whether some of it are pairs."""
-    if not isinstance(text, (str, list, tuple)):
-        hint = "; make it a list first: list(texts)" if hasattr(text, "__len__") else ""
-        raise InputError(f"{name}: got {type(text).__name__}, wanted a text or a list of texts{hint}")
-    if words:
-        if isinstance(text, str):
-            raise InputError(f"{name}: got one str with is_split_into_words=True, wanted a list of words: text.split()")
-        batched = len(text) > 0 and isinstance(text[0], (list, tuple))
-    else:
-        batched = not isinstance(text, str)
-    if not batched:
-        return ([(text, pair)] if pair else [text]), False, bool(pair)
-    if pair is None:
-        if words:
-            return text, True, any(_is_word_pair(item) for item in text)
-        return text, True, not all(type(item) is str for item in text)
-    if isinstance(pair, str) or not isinstance(pair, (list, tuple)):
-        raise InputError(f"text_pair: got {type(pair).__name__}, wanted a list of {len(text)}, one for each of {name}")
-    if len(pair) != len(text):
-        raise InputError(f"text_pair: got {len(pair)} texts, wanted {len(text)}, one for each of {name}")
-    return list(zip(text, pair, strict=True)), True, True
-
-
-def _is_word_pair(item: Any) -> bool:
-    """Whether an entry of a batch of words is two lists of words."""
-    return isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], (list, tuple))
-
-
-def _clean(item: Any, words: bool, where: str) -> Any:
-    """`item` with surrogates replaced; `InputError` naming the place when it is no text (or list of words, or pair)."""
-    if words:
-        if _is_word_pair(item):
-            return _clean(item[0], words, f"{where}[0]"), _clean(item[1], words, f"{where}[1]")
-        if not isinstance(item, (list, tuple)):
-            raise InputError(f"{where}: got {quoted(item)}, wanted a list of words")
-        return [_clean(word, False, f"{where}[{position}]") for position, word in enumerate(item)]
-    if isinstance(item, str):
-        return replace_surrogates(item)
-    if isinstance(item, (list, tuple)):
-        if len(item) == 2:
-            return _clean(item[0], words, f"{where}[0]"), _clean(item[1], words, f"{where}[1]")
-        raise InputError(
-            f"{where}: got {len(item)} entries, wanted a text or a pair of two; for lists of words pass "
-            "is_split_into_words=True"
-        )
-    raise InputError(f"{where}: got {quoted(item)}, wanted a text; leave it out or convert it with str()")
 
 
 def _has_zero_types(rows: list[Encoding], lengths: list[int]) -> bool:

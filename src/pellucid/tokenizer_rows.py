@@ -195,7 +195,7 @@ class IdRows(Vocabulary):
             return self._cut(ids, len(ids) - first, 0)[0], self._cut(pair_ids, len(pair_ids) - second, 0)[0], []
         cut_second = how == "only_second"
         row = pair_ids if cut_second else ids
-        if row is None or len(row) <= num_tokens_to_remove:
+        if row is None or len(row) < num_tokens_to_remove:
             which = "second" if cut_second else "first"
             raise InputError(
                 f"truncation: {num_tokens_to_remove} tokens must go and the {which} text has {len(row or [])}; "

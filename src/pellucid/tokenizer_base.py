@@ -18,6 +18,7 @@ from pellucid.chat import Chat
 from pellucid.encoding import Side
 from pellucid.errors import InputError, reject_unknown, strict
 from pellucid.files import MB, atomic_folder, quoted, safe_name, write_json
+from pellucid.tokenizer_call import strict_open
 from pellucid.tokenizer_files import (
     TokenizerFiles,
     added_tokens_from_file,
@@ -103,6 +104,7 @@ class PreTrainedTokenizerFast(Chat):
         tokenizer_file: str | PathLike[str] | None = None,
         **options: Unpack[TokenizerOptions],
     ) -> None:
+        self._check_names(options)
         if (tokenizer_object is None) == (tokenizer_file is None):
             raise InputError(
                 f"{type(self).__name__}: wanted either tokenizer_object or tokenizer_file; to load a checkpoint: "
@@ -117,6 +119,12 @@ class PreTrainedTokenizerFast(Chat):
         """Names of all keywords that the class knows."""
         return frozenset(cls.OPTIONS.__annotations__)
 
+    @classmethod
+    def _check_names(cls, given: Mapping[str, Any]) -> None:
+        if unknown := given.keys() - cls._options():
+            making = inspect.signature(cls.__init__).parameters.keys() - {"self", "options"}
+            reject_unknown(cls.__name__, unknown, cls._options() | making)
+
     def _start(self, backend: Tokenizer, given: dict[str, Any], kept: dict[str, Any] | None = None) -> None:
         """Set everything up on a backend that is this tokenizer's own.
 
@@ -128,8 +136,6 @@ class PreTrainedTokenizerFast(Chat):
         self._lock = threading.RLock()
         self._tokenizer = backend
         self._named, self._extra, self._said = {}, [], set()
-        if unknown := given.keys() - self._options():
-            reject_unknown(type(self).__name__, unknown, self._options())
         options = {**self._settings_of_backend(), **self.DEFAULT_TOKENS, **given}
         self.init_kwargs = {**(kept or {}), **given}
         self._set_attributes(options)
@@ -455,6 +461,7 @@ class PreTrainedTokenizerFast(Chat):
 
     # ------------------------------------------------------------------ training
 
+    @strict_open
     def train_new_from_iterator(
         self,
         text_iterator: Iterable[str] | Iterable[Iterable[str]],
