@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from architectures import PADDINGS, Case, cases, inputs_of
 from torch import nn
 
+from architectures import PADDINGS, Case, cases, inputs_of
 from pellucid import InputError, for_inference
 from pellucid.inference import PackedLinear, can_pack
 

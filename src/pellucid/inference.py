@@ -33,7 +33,8 @@ class PackedLinear(nn.Module):
 
     def __init__(self, *layers: nn.Linear, gelu: bool = False) -> None:
         super().__init__()
-        weight = torch.cat(tuple(layer.weight for layer in layers)).detach()
+        weights: list[Tensor] = [layer.weight.detach() for layer in layers]
+        weight = torch.cat(weights)
         biases = [layer.bias if layer.bias is not None else weight.new_zeros(layer.out_features) for layer in layers]
         self.sizes = [layer.out_features for layer in layers]
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
@@ -43,7 +44,7 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """`[T, in]` → `[T, out]`, or one of these for each of several layers."""
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "none")
-        return y if len(self.sizes) == 1 else y.split(self.sizes, dim=-1)
+        return y if len(self.sizes) == 1 else torch.split(y, self.sizes, dim=-1)
 
 
 def can_pack(model: nn.Module) -> bool:
