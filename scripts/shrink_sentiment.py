@@ -50,7 +50,9 @@ def choose_pieces(vocabulary: Mapping[str, int], used: Counter[int], wanted: int
         used: how many times the training phrases use each id.
         wanted: how many pieces to keep.
     """
-    plain = {piece: number for piece, number in vocabulary.items() if piece.removeprefix("##") and number >= FIRST_CHARACTER}
+    plain = {
+        piece: number for piece, number in vocabulary.items() if piece.removeprefix("##") and number >= FIRST_CHARACTER
+    }
     characters = [piece for piece in plain if len(piece.removeprefix("##")) == 1 and is_latin(piece[-1])]
     often = [piece for piece, number in plain.items() if used[number] >= OFTEN]
     common = [piece for piece, number in plain.items() if number >= FIRST_WORD and all(map(is_latin, piece))]

@@ -6,7 +6,8 @@
 
 Files are in the GLUE form: a header, then `sentence<TAB>label` a line, 0 negative and 1 positive. All weights learn.
 Phrases are packed, so that no padding is computed; a step sees about `--tokens-per-batch` tokens of phrases of similar
-length. The dev sentences are only measured, after each epoch; the model of the last epoch is the one that counts.
+length. The result is the mean of the weights after the last two epochs (Izmailov et al. 2018), which is a little better
+than either. The dev sentences are only measured, after each epoch; no epoch is chosen by them.
 
 The result is a folder with the model, its tokenizer and `training.json` (settings and figures).
 """
@@ -69,7 +70,8 @@ def probabilities(model: BertForSequenceClassification, texts: Texts) -> torch.T
     answers = torch.empty(len(texts), len(ID2LABEL))
     for start in range(0, len(by_length), 128):
         batch = by_length[start : start + 128]
-        answers[batch] = model(packed=PackedTokens.from_lists([texts[number] for number in batch])).logits.softmax(-1)
+        logits = model(packed=PackedTokens.from_lists([texts[number] for number in batch])).logits
+        answers[batch] = logits.float().softmax(dim=-1)
     model.train(was_training)
     return answers
 
@@ -183,9 +185,14 @@ def main() -> None:
     dev_texts, dev_labels = read_phrases(settings.dev)
     train_ids, dev_ids = tokenizer(train_texts)["input_ids"], tokenizer(dev_texts)["input_ids"]
     begun = time.monotonic()
+    last: dict[str, torch.Tensor] = {}
     for _ in fine_tune(model, train_ids, train_labels, settings):
-        reached = accuracy(model, dev_ids, dev_labels)
-        print(f"dev accuracy {reached:.4f}", flush=True)
+        print(f"dev accuracy {accuracy(model, dev_ids, dev_labels):.4f}", flush=True)
+        before, last = last, {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if before:
+        model.load_state_dict({name: (before[name] + last[name]) / 2 for name in last})
+    reached = accuracy(model, dev_ids, dev_labels)
+    print(f"dev accuracy with the mean of the last two epochs' weights {reached:.4f}", flush=True)
 
     model.save_pretrained(settings.out)
     tokenizer.save_pretrained(settings.out)
