@@ -6,7 +6,8 @@ See `train_sentiment.py` for the commands. All six layers stay. What goes:
    follow frequency) until `--pieces` is reached. A word without a piece of its own is spelt with smaller ones.
 2. Learning again. The small model sees the training phrases in its own spelling and imitates the full model's
    probabilities (distillation, Hinton et al. 2015), so that the new spellings get their meaning.
-3. Bits. Matrices are stored as 8-bit rows, each with its scale (`pellucid.checkpoint.int8_rows`); loading makes them float again.
+3. Bits. Matrices are stored as 8-bit rows, each with its scale (`pellucid.checkpoint.int8_rows`); loading makes them
+   float again.
 
 The folder written is measured as users will load it, and its model card holds the figures.
 """

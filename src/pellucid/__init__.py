@@ -37,7 +37,10 @@ def __getattr__(name: str) -> Any:
         from pellucid.errors import did_you_mean
 
         raise AttributeError(f"module 'pellucid' has no attribute {name!r}{did_you_mean(name, __dir__())}")
-    value = getattr(importlib.import_module(f"pellucid.{module}"), name)
+    from pellucid.collector import paused
+
+    with paused():
+        value = getattr(importlib.import_module(f"pellucid.{module}"), name)
     globals()[name] = value
     return value
 

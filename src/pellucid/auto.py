@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pellucid.collector import paused
 from pellucid.config import LOADING_KEYWORDS, PretrainedConfig, at_one_commit, load_config_dict, refuse_remote_code
 from pellucid.errors import ConfigError, InputError, did_you_mean, reject_unknown, strict
 
@@ -41,7 +42,8 @@ def config_class(model_type: object, source: str) -> type[PretrainedConfig]:
         raise ConfigError(
             f"{source}: model_type: got {model_type!r}, wanted one of {sorted(set(known.values()))}{near}"
         )
-    found: type[PretrainedConfig] = importlib.import_module(f"pellucid.models.{known[model_type]}").CONFIG
+    with paused():  # the first model file brings torch along
+        found: type[PretrainedConfig] = importlib.import_module(f"pellucid.models.{known[model_type]}").CONFIG
     return found
 
 

@@ -286,7 +286,10 @@ def as_tensor(value: Any, kind: TensorKind, name: str) -> Any:
 
     if isinstance(value, torch.Tensor):
         return value
-    if isinstance(value, list) and value and isinstance(value[0], np.ndarray):
+    first = value
+    while isinstance(first, list) and first:
+        first = first[0]
+    if isinstance(first, np.ndarray):  # torch takes lists of arrays number by number
         value = np.array(value)
     try:
         if isinstance(value, np.ndarray):

@@ -10,8 +10,6 @@ import errno
 import fnmatch
 import json
 import os
-import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -280,7 +278,7 @@ def atomic_write(path: StrPath, data: bytes) -> None:
 
 
 def _temporary_path(parent: Path, name: str) -> Path:
-    return parent / f".{name[:80]}.{secrets.token_hex(8)}.saving"
+    return parent / f".{name[:80]}.{os.urandom(8).hex()}.saving"
 
 
 def _lock(descriptor: int) -> bool:
@@ -314,6 +312,8 @@ def _remove_leftovers(parent: Path, name: str) -> None:
 
 
 def _remove_tree(path: Path) -> None:
+    import shutil
+
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -392,6 +392,8 @@ def atomic_folder(folder: StrPath, *, needed: int = 0) -> Iterator[StagedFolder]
 
 def _stage(target: Path, needed: int) -> tuple[StagedFolder, int | None]:
     """Make the hidden folder that is written into, and hold it locked by the returned descriptor."""
+    import shutil
+
     if target.exists() and not target.is_dir():
         raise FileError(f"{target}: got a file, wanted a folder to save into")
     try:
@@ -467,6 +469,8 @@ def _is_working_folder(target: Path) -> bool:
 
 def _mirror(old: Path, new: Path, staged: StagedFolder | None, count: int = 0) -> int:
     """Link everything in `old` that is neither written anew nor stale into `new`; count entries against the limit."""
+    import shutil
+
     for entry in list(os.scandir(old)):
         count += 1
         if count > MIRROR_LIMIT:
@@ -531,6 +535,8 @@ def _replace_one_by_one(staged: StagedFolder, target: Path, written: list[Path])
 
 
 def _replace(source: Path, target: Path) -> None:
+    import shutil
+
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         source.replace(target)

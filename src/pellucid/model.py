@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pellucid import checkpoint, hub
+from pellucid.collector import paused
 from pellucid.config import PretrainedConfig, at_one_commit, refuse_remote_code
 from pellucid.errors import InputError, PellucidError, did_you_mean, reject_unknown, strict
 from pellucid.files import atomic_folder
@@ -375,7 +376,8 @@ class PreTrainedModel(nn.Module):
             return hub.resolve_file(name, filename, required=False, **where)
 
         files = checkpoint.find_weights(resolve, use_safetensors=use_safetensors, variant=variant, source=str(name))
-        model, report = cls._from_files(config, files, _dtype(dtype or torch_dtype), ignore_mismatched_sizes)
+        with paused():
+            model, report = cls._from_files(config, files, _dtype(dtype or torch_dtype), ignore_mismatched_sizes)
         if device_map is not None:
             model = model.to(_device(device_map))
         if output_loading_info:

@@ -115,7 +115,7 @@ class BertTokenizer(PreTrainedTokenizerFast):
         return bool(getattr(self._tokenizer.normalizer, "lowercase", False))
 
     def _prepare_backend(self, options: dict[str, Any]) -> None:
-        """Options replace what a file says about normalizing, and special tokens are used by the names they have here."""
+        """Options replace what a file says about normalizing, and special tokens go by the names they have here."""
         super()._prepare_backend(options)
         own = self._tokenizer.normalizer
         if isinstance(own, normalizers.BertNormalizer):

