@@ -50,7 +50,7 @@ CALLS = """{%- set ns = namespace(found=false, n=0) %}
 {%- if add_generation_prompt %}{{- '<assistant>' }}{%- endif %}"""
 EVERYTHING = """{% macro shown(m, deep=false) %}[{{ m.role|upper }}: {{ m.content|default('none') }}]{% endmacro %}
 {% macro around(m) %}({{ caller(m.role) }}){% endmacro %}{% call(z) around(messages[0]) %}{{ z }}{% endcall %}
-{%- for role, group in messages|groupby('role') %}{{ role }}={{ group|map(attribute='content')|join(', ') }};{% endfor %}
+{% for role, group in messages|groupby('role') %}{{ role }}={{ group|map(attribute='content')|join(', ') }};{% endfor %}
 {% for m in messages if m.role != 'system' %}{{ loop.index }}/{{ loop.length }}{{ loop.cycle('a','b') }}{{ shown(m) }}
 {%- if loop.changed(m.role) %}*{% endif %}{% if loop.index > 2 %}{% break %}{% endif %}{% else %}none{% endfor %}
 {{ messages|length }} {{ messages|selectattr('role','equalto','user')|list|length }} {{ (messages|last).content[:3] }}

@@ -237,9 +237,8 @@ def test_bfloat16_stays_close() -> None:
 
 
 def sentence_folder(folder: Path, **files: Any) -> Path:
-    """MiniLM's configuration and tokenizer around the given JSON files, without weights."""
+    """A folder with the given JSON files; `__` in a name stands for `/`."""
     folder.mkdir()
-    shutil.copy(MINILM / "config.json", folder)
     for name, content in files.items():
         path = folder / name.replace("__", "/")
         path.parent.mkdir(exist_ok=True)
@@ -280,20 +279,15 @@ def test_a_recipe_holds_length_case_and_normalization(tmp_path: Path) -> None:
     sizes = {"max_seq_length": 9, "do_lower_case": True}
     folder = sentence_folder(tmp_path / "m", modules=[*MODULES, normalize], sentence_bert_config=sizes)
     assert read_recipe(folder) == SentenceRecipe(("mean",), normalize=True, max_length=9, lower=True)
-    for path in MINILM.glob("*.*"):
-        if path.name not in ("modules.json", "sentence_bert_config.json", "config.json"):
-            (folder / path.name).symlink_to(path) if path.suffix != ".safetensors" else shutil.copy(path, folder)
-    tokenizer = AutoTokenizer.from_pretrained(MINILM)
-    model = AutoModel.from_pretrained(MINILM)
+    tokenizer, model = AutoTokenizer.from_pretrained(MINILM), AutoModel.from_pretrained(MINILM)
     model.name_or_path = str(folder)
     pipe = pipeline("feature-extraction", model, tokenizer=tokenizer, pooling="auto")
     assert pipe("A B") == pipe("a b")
     with pytest.raises(InputError, match="the limit is 9"):
         pipe("word " * 8)
     assert pipe("word " * 8, truncation=True) == pipe("word " * 7)
-    assert pipe("word " * 8, max_length=12) == pipeline(model=model, tokenizer=tokenizer, pooling="mean", normalize=True)(
-        "word " * 8
-    )
+    by_hand = pipeline(model=model, tokenizer=tokenizer, pooling="mean", normalize=True)
+    assert pipe("word " * 8, max_length=12) == by_hand("word " * 8)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +347,7 @@ def test_a_text_gets_the_same_answer_alone_and_in_any_company(
     texts = mixed_texts(60)
     shuffled = texts[:]
     random.Random(4).shuffle(shuffled)
-    monkeypatch.setattr(engine, "TOKENS_PER_BATCH", {"cpu": 64})
+    monkeypatch.setitem(engine.TOKENS_PER_BATCH, "cpu", 64)
     scores: Callable[..., Any] = lambda some, **options: [  # noqa: E731
         [label["score"] for label in labels] for labels in classifier(some, return_all_scores=True, **options)
     ]
@@ -396,13 +390,13 @@ def test_columns_and_files_are_streamed(classifier: TextClassificationPipeline, 
     for column in (Column(), dict.fromkeys(TEXTS).keys()):
         answers = classifier(column)
         assert isinstance(answers, Iterator)
-        assert list(answers) == expected
+        close(list(answers), expected)
     lines = tmp_path / "texts.txt"
     lines.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
-    assert list(classifier(lines)) == expected
+    close(list(classifier(lines)), expected)
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "a", "text_pair": "b", "id": 1}\n"short"\n')
-    assert list(classifier(rows)) == [classifier(("a", "b")), classifier("short")[0]]
+    close(list(classifier(rows)), [classifier(("a", "b")), classifier("short")[0]])
     with pytest.raises(FileError, match="no-such-file"):
         classifier(tmp_path / "no-such-file.txt")
 
@@ -471,7 +465,7 @@ def test_long_texts_are_refused_cut_or_read_in_windows(classifier: TextClassific
 def test_vectors_of_a_long_text(embedder: FeatureExtractionPipeline) -> None:
     long = " ".join(f"word{number}" for number in range(60))
     whole = torch.tensor(embedder(long)[0])  # fits into 512 tokens
-    options: dict[str, Any] = {"long": "window", "max_length": 100, "stride": 40}
+    options: dict[str, Any] = {"long": "window", "max_length": 50, "stride": 24}
     (parts,) = embedder.preprocess([long], **options)
     assert isinstance(parts, list) and len(parts) > 2
     windows = [torch.tensor(embedder.model(torch.tensor([part.ids])).last_hidden_state[0].tolist()) for part in parts]
@@ -530,7 +524,7 @@ def test_inputs_that_are_no_texts(inputs: Any, message: str, classifier: TextCla
 def test_bad_rows_can_be_collected(classifier: TextClassificationPipeline) -> None:
     answers = classifier(["good", None, "word " * 99, "also good"], on_error="collect")
     assert [type(answer) for answer in answers] == [dict, InputError, InputError, dict]
-    assert [answers[0], answers[3]] == [classifier("good")[0], classifier("also good")[0]]
+    close([answers[0], answers[3]], classifier(["good", "also good"]))
     assert "row 1: got None" in str(answers[1]) and "row 2: the text has 101 tokens" in str(answers[2])
 
 
@@ -616,7 +610,7 @@ def test_the_task_follows_the_model(checkpoints: dict[str, Path]) -> None:
     assert type(pipeline(model=MINILM)) is FeatureExtractionPipeline
     assert type(pipeline(model=folder, config=AutoConfig.from_pretrained(folder))) is TextClassificationPipeline
     masked = AutoModelForMaskedLM.from_config(model.config)
-    with pytest.raises(InputError, match="DistilBertForMaskedLM; say which task"):
+    with pytest.raises(InputError, match="DistilBertForMaskedLM; say which of"):
         pipeline(model=masked)
     assert type(pipeline("feature-extraction", masked, tokenizer=folder)) is FeatureExtractionPipeline
     with pytest.raises(InputError, match="neither a task nor a model"):
@@ -641,7 +635,9 @@ def test_names_and_objects_make_the_same_pipeline(checkpoints: dict[str, Path]) 
         pipeline("sentiment-analysis", model=model),  # the tokenizer of the checkpoint that it came from
         pipeline("sentiment-analysis", folder, model_kwargs={"local_files_only": True}, device_map="cpu"),
         TextClassificationPipeline(model, tokenizer),
-        TextClassificationPipeline(model=model, tokenizer=tokenizer, task="sentiment-analysis", device=torch.device("cpu")),
+        TextClassificationPipeline(
+            model=model, tokenizer=tokenizer, task="sentiment-analysis", device=torch.device("cpu")
+        ),
     ]
     answers = [pipe(TEXTS) for pipe in pipes]
     assert all(answer == answers[0] for answer in answers)
@@ -673,13 +669,15 @@ def test_what_does_not_fit_together_is_refused(checkpoints: dict[str, Path]) -> 
     fresh.name_or_path = ""
     with pytest.raises(InputError, match="tokenizer: .*pass tokenizer="):
         pipeline("text-classification", fresh)
-    with pytest.raises(InputError, match=r"it has no classifier.bias, so its answers .* would be random"):
+    with pytest.raises(InputError, match=r"it has no classifier.weight, so its answers .* would be random"):
         pipeline("text-classification", MINILM)
     with pytest.raises(ConfigError, match="trust_remote_code"):
         pipeline("text-classification", folder, trust_remote_code=True)
 
 
-def test_devices(checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices(
+    checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     folder = checkpoints["bert"]
     with caplog.at_level(logging.WARNING, "pellucid"):

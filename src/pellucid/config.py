@@ -184,8 +184,8 @@ class PretrainedConfig:
             self.id2label = {index: label for label, index in sorted(self.label2id.items(), key=lambda item: item[1])}
         if num_labels is None:
             num_labels = len(self.id2label) if self.id2label is not None else 2
-        if not isinstance(num_labels, int) or isinstance(num_labels, bool) or not 1 <= num_labels <= 10_000_000:
-            raise ConfigError(f"{type(self).__name__}: num_labels: got {num_labels!r}, wanted a whole number from 1")
+        if not isinstance(num_labels, int) or isinstance(num_labels, bool) or not 1 <= num_labels <= 1_000_000:
+            raise ConfigError(f"{type(self).__name__}: num_labels: got {num_labels!r}, wanted a whole number from 1 to a million")
         if self.id2label is None or len(self.id2label) != num_labels:
             self.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
         if self.label2id is None:

@@ -242,7 +242,7 @@ class Pipeline(ABC):
                 batch_size=options.get("batch_size"),
                 first_window=FIRST_WINDOW_ROWS if streamed else WINDOW_ROWS,
                 collect_errors=options.get("on_error") == "collect",
-                progress=bar and bar.update,
+                progress=None if bar is None else bar.update,
             )
 
     @classmethod

@@ -138,7 +138,10 @@ def _read_fields(path: Path | None) -> dict[str, Any]:
 def _modes(fields: dict[str, Any], source: str) -> tuple[str, ...]:
     """Pooling modes in the newer spelling, `pooling_mode`, or the older one, a flag for each."""
     if "pooling_mode" in fields:
-        return check_modes(fields["pooling_mode"], f"{source}: pooling_mode")
+        try:
+            return check_modes(fields["pooling_mode"], f"{source}: pooling_mode")
+        except InputError as error:
+            raise FileError(str(error)) from None
     suffixes = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "weightedmean": "weightedmean_tokens"}
     flagged = tuple(mode for mode in POOLINGS if fields.get(f"pooling_mode_{suffixes.get(mode, mode)}") is True)
     return flagged or ("mean",)
