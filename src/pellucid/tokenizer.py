@@ -206,12 +206,12 @@ class AutoTokenizer:
     ) -> PreTrainedTokenizerFast:
         """Load a tokenizer from a folder, a file or the Hub.
 
-        The class is the one of `tokenizer_type` or `config`, else the one that `tokenizer_config.json` or
-        `config.json` names, else `PreTrainedTokenizerFast`, or BERT's for a `vocab.txt`.
+        The class is the one of `tokenizer_type`, else the one that `tokenizer_config.json` names, else that of the
+        model, else `PreTrainedTokenizerFast`, or BERT's for a `vocab.txt`.
 
         Args:
             pretrained_model_name_or_path: folder, file, or name on the Hub.
-            config: configuration of the model, which decides for the class.
+            config: configuration of the model, in place of the `config.json` there.
             tokenizer_type: the same as a `model_type`: `"bert"`.
             cache_dir: as in `PreTrainedTokenizerFast.from_pretrained`, and so all that follow.
             force_download: as there.
@@ -224,7 +224,6 @@ class AutoTokenizer:
             **options: override the files; see `TokenizerOptions` and `BertOptions`.
         """
         refuse_remote_code(trust_remote_code)
-        wanted = tokenizer_type or (config.model_type if config is not None else None)
         if tokenizer_type is not None and tokenizer_type not in cls.model_types:
             known = sorted(cls.model_types)
             near = did_you_mean(tokenizer_type, known)
@@ -242,14 +241,16 @@ class AutoTokenizer:
             force_download=force_download,
             subfolder=subfolder,
         )
-        found = cls._class_of(files, wanted)
+        if config is not None:
+            files.model_type = config.model_type
+        found = cls._class_of(files, tokenizer_type)
         if unknown := options.keys() - found._options():
             reject_unknown(f"{found.__name__}.from_pretrained", unknown, found._options())
         return found._from_files(files, options)
 
     @classmethod
     def _class_of(cls, files: TokenizerFiles, wanted: str | None) -> type[PreTrainedTokenizerFast]:
-        if wanted is not None and wanted in cls.model_types:
+        if wanted is not None:
             return cls.classes[cls.model_types[wanted]]
         if files.class_name is not None:
             return cls.classes.get(files.class_name, PreTrainedTokenizerFast)

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self, TypedDict, Unpack, cast
 
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
@@ -96,6 +95,7 @@ class PreTrainedTokenizerFast(Chat):
     init_kwargs: dict[str, Any] = {}
     add_prefix_space: bool | None = None
     is_fast: bool = True
+    _around: dict[str, bool]
 
     def __init__(
         self,
@@ -215,17 +215,40 @@ class PreTrainedTokenizerFast(Chat):
             for step in _pre_tokenizers(self._tokenizer):
                 if isinstance(step, pre_tokenizers.ByteLevel):
                     step.add_prefix_space = self.add_prefix_space
-        around = {name: bool(options.get(name)) for name in ("add_bos_token", "add_eos_token")}
-        if self._tokenizer.post_processor is None or any(name in options for name in around):
-            self._surround(**around)
+        self._around = {name: bool(options.get(name)) for name in ("add_bos_token", "add_eos_token")}
+        if self._tokenizer.post_processor is None or any(name in options for name in self._around):
+            self._surround()
 
-    def _surround(self, add_bos_token: bool, add_eos_token: bool) -> None:
-        """Put `bos_token` before and `eos_token` after each text."""
-        for name, wanted in (("bos_token", add_bos_token), ("eos_token", add_eos_token)):
-            if wanted and getattr(self, name) is None:
+    @property
+    def add_bos_token(self) -> bool:
+        """Whether it was asked for `bos_token` before each text; setting it replaces what goes around texts."""
+        return self._around["add_bos_token"]
+
+    @add_bos_token.setter
+    def add_bos_token(self, value: bool) -> None:
+        self._around["add_bos_token"] = value
+        self._surround()
+
+    @property
+    def add_eos_token(self) -> bool:
+        """Whether it was asked for `eos_token` after each text; setting it replaces what goes around texts."""
+        return self._around["add_eos_token"]
+
+    @add_eos_token.setter
+    def add_eos_token(self, value: bool) -> None:
+        self._around["add_eos_token"] = value
+        self._surround()
+
+    def _surround(self) -> None:
+        """Put `bos_token` before and `eos_token` after each text, as far as wanted."""
+        marks: dict[str, list[tuple[str, int | None]]] = {}
+        for name in ("bos_token", "eos_token"):
+            marks[name] = (
+                [(str(getattr(self, name)), getattr(self, f"{name}_id"))] if self._around[f"add_{name}"] else []
+            )
+            if marks[name] and getattr(self, name) is None:
                 raise InputError(f"add_{name}: got True, and this tokenizer has no {name}; pass one")
-        before = [(str(self.bos_token), self.bos_token_id)] if add_bos_token else []
-        after = [(str(self.eos_token), self.eos_token_id)] if add_eos_token else []
+        before, after = marks["bos_token"], marks["eos_token"]
         single, second = (
             " ".join([*(f"{token}:{kind}" for token, _ in before), text, *(f"{token}:{kind}" for token, _ in after)])
             for kind, text in ((0, "$A:0"), (1, "$B:1"))
@@ -235,11 +258,11 @@ class PreTrainedTokenizerFast(Chat):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        # A lock cannot be copied; what was logged is left out so that equal tokenizers have equal fingerprints.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_said")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.RLock()
+        self.__dict__.update(state, _lock=threading.RLock(), _said=set())
 
     # ------------------------------------------------------------------ loading
 
@@ -447,6 +470,8 @@ class PreTrainedTokenizerFast(Chat):
         create_pr: bool = False,
     ) -> str:
         """Upload the tokenizer's files; arguments as in `pellucid.hub.push_folder`, whose answer is returned."""
+        from tempfile import TemporaryDirectory
+
         with TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "tokenizer")
             return hub.push_folder(

@@ -291,7 +291,8 @@ class Tokenizing(IdRows):
         check_side(options.padding_side)
         items, batched, pairs = check_items(text, pair, options.is_split_into_words, name)
         self._check_truncation(options, pairs)
-        full = options.offsets or options.is_split_into_words
+        # The backend's way without offsets gives wrong token types to what overflows from a pair.
+        full = options.offsets or options.is_split_into_words or options.overflowing_tokens
         with PausedGC(len(items)):
             places = name_places(len(items), name, pair is not None, batched)
             firsts = self._run(items, options, places, full)
@@ -467,7 +468,6 @@ class Tokenizing(IdRows):
             found = rows
             if not full:
                 found = self._run(items, options, name_places(len(items), "text", False, True), full=True)
-                found = _with_overflow(found) if options.overflowing_tokens else found
                 if [row.ids for row in found] != [row.ids for row in rows]:
                     raise InputError("the tokenizer or the texts changed since this batch was made; call it again")
             if width is not None:
@@ -528,6 +528,8 @@ def _why(message: str, options: CallOptions) -> str:
             f"truncation: {options.truncation!r} cannot bring a pair to max_length={options.max_length}, because that "
             "text is too short; use truncation=True or a larger max_length"
         )
+    if "retry-limit" in message:
+        return "a pattern in tokenizer.json takes too long on this text; such a pattern is a defect of the checkpoint"
     if "stride" in message:
         return (
             f"stride: got {options.stride}, more than what is left of max_length={options.max_length}; make it smaller"

@@ -273,7 +273,7 @@ _OLD_FORMS = ("vocab.txt",)
 
 
 def save_vocabulary(tokenizer: Tokenizer, folder: Path, prefix: str) -> list[str]:
-    """Write the vocabulary in the form that was usual before `tokenizer.json`; the names of the files.
+    """Write the vocabulary in the form that was usual before `tokenizer.json`, if there is one; the files' names.
 
     A `vocab.txt` numbers its lines. It is left out when that cannot give every token its number: with gaps in the
     numbering, or a line break within a token.
@@ -285,5 +285,6 @@ def save_vocabulary(tokenizer: Tokenizer, folder: Path, prefix: str) -> list[str
             return []
         (folder / f"{prefix}vocab.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="")
         return [f"{prefix}vocab.txt"]
-    written = tokenizer.model.save(str(folder), prefix.removesuffix("-") or None)
-    return [Path(path).name for path in written]
+    if not isinstance(tokenizer.model, models.BPE):
+        return []
+    return [Path(path).name for path in tokenizer.model.save(str(folder), prefix.removesuffix("-") or None)]
