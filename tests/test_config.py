@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from pellucid import AutoConfig, BertConfig, ConfigError, DistilBertConfig, UnknownArgumentError
+from pellucid import AutoConfig, BertConfig, ConfigError, DistilBertConfig, InputError, UnknownArgumentError
 
 CLASSES = [BertConfig, DistilBertConfig]
 
@@ -130,9 +130,9 @@ def test_damaged_files_are_refused_in_one_line(text: str, wanted: str, tmp_path:
 
 
 def test_remote_code_is_refused() -> None:
-    with pytest.raises(ConfigError, match="never run"):
+    with pytest.raises(InputError, match="never run"):
         AutoConfig.from_pretrained("any/name", trust_remote_code=True)
-    with pytest.raises(ConfigError, match="never run"):
+    with pytest.raises(InputError, match="never run"):
         BertConfig.from_pretrained("any/name", trust_remote_code=True)
 
 

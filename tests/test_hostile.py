@@ -227,7 +227,7 @@ def vocabulary_from_elsewhere(folder: Path) -> None:
 
 
 RUNNER = """
-import json, resource, sys, time
+import json, sys, time
 import torch, pellucid
 sys.setrecursionlimit(1000)
 for name, load, folder in json.loads(sys.stdin.read()):
@@ -238,7 +238,8 @@ for name, load, folder in json.loads(sys.stdin.read()):
         raised = str(error)
     except BaseException as error:
         raised = f"NOT OURS: {type(error).__name__}: {error}"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    with open("/proc/self/status") as status:
+        peak = next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
     print(json.dumps([name, raised, time.perf_counter() - start, peak]), flush=True)
 """
 

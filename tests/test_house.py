@@ -25,7 +25,7 @@ FLOORS = [  # each floor may import from the ones before it, and from its own
     {"inference"},
     {"models"},
     {"auto"},
-    {"encoding", "chat", "tokenizer", "vocabulary"},
+    {"tokenizer"},
     {"pipelines"},
     {"cli", "__main__"},
 ]

@@ -67,3 +67,14 @@ def test_a_speed_form_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="save the model that it was made from"):
         fast.save_pretrained(tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_layers_that_somebody_listens_to_stay_as_they_are() -> None:
+    model = Case("bert", "Model", 0).model()
+    heard: list[int] = []
+    model.encoder.layer[0].attention.self.key.register_forward_hook(lambda *_: heard.append(1))
+    fast = for_inference(model)
+    with torch.no_grad():
+        found, expected = fast(**(inputs := inputs_of(Case("bert", "Model", 0)))), model(**inputs)
+    assert len(heard) == 2
+    torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, rtol=1e-4, atol=1e-5)

@@ -458,3 +458,34 @@ def test_printed_steps_fit_a_terminal(text: str, pooling: str | None) -> None:
         wide = sum(character in "東京" for character in line)
         assert len(line.replace("\u0301", "")) + wide <= 80
     assert ("more" in printed) == (len(steps.tokens) > 60 or (pooling is None and len(steps.tokens) > 10))
+
+
+# ---------------------------------------------------------------------- the speed form
+
+
+def test_the_second_batch_runs_on_the_speed_form_and_follows_changed_weights(
+    classifier: TextClassificationPipeline,
+) -> None:
+    first, second = classifier(TEXTS, top_k=None), classifier(TEXTS, top_k=None)
+    assert classifier.runner.is_speed_form
+    close(second, first)
+    weight = classifier.model.get_submodule("classifier").weight
+    with torch.no_grad():
+        weight.neg_()
+    try:
+        changed = classifier(TEXTS, top_k=None)
+    finally:
+        with torch.no_grad():
+            weight.neg_()
+    assert changed != second
+    close(classifier(TEXTS, top_k=None), first)
+
+
+def test_a_listener_on_a_layer_is_heard(classifier: TextClassificationPipeline) -> None:
+    classifier(TEXTS)
+    classifier(TEXTS)
+    heard: list[int] = []
+    handle = classifier.model.get_submodule("classifier").register_forward_hook(lambda *_: heard.append(1))
+    classifier(TEXTS)
+    handle.remove()
+    assert heard

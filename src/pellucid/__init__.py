@@ -16,7 +16,7 @@ _HOMES = {
         AutoModelForNextSentencePrediction AutoModelForPreTraining AutoModelForQuestionAnswering
         AutoModelForSequenceClassification AutoModelForTokenClassification""",
     "config": "PretrainedConfig PreTrainedConfig",
-    "encoding": "BatchEncoding",
+    "tokenizer.encoding": "BatchEncoding",
     "errors": """ConfigError FileError HubError InputError MissingDependencyError PellucidError
         UnknownArgumentError""",
     "inference": "for_inference",
@@ -79,7 +79,6 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the functions ab
     from pellucid.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
     from pellucid.config import PreTrainedConfig as PreTrainedConfig
     from pellucid.config import PretrainedConfig as PretrainedConfig
-    from pellucid.encoding import BatchEncoding as BatchEncoding
     from pellucid.errors import ConfigError as ConfigError
     from pellucid.errors import FileError as FileError
     from pellucid.errors import HubError as HubError
@@ -120,3 +119,4 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the functions ab
     from pellucid.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
     from pellucid.tokenizer import PreTrainedTokenizerBase as PreTrainedTokenizerBase
     from pellucid.tokenizer import PreTrainedTokenizerFast as PreTrainedTokenizerFast
+    from pellucid.tokenizer.encoding import BatchEncoding as BatchEncoding

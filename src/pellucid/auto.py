@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pellucid.collector import paused
-from pellucid.config import LOADING_KEYWORDS, PretrainedConfig, at_one_commit, load_config_dict, refuse_remote_code
-from pellucid.errors import ConfigError, InputError, did_you_mean, reject_unknown, strict
+from pellucid.config import LOADING_KEYWORDS, PretrainedConfig, at_one_commit, load_config_dict
+from pellucid.errors import ConfigError, InputError, did_you_mean, refuse_remote_code, reject_unknown, strict
 
 if TYPE_CHECKING:
     import torch

@@ -33,7 +33,7 @@ from typing import (
 )
 
 import pellucid.hub as hub
-from pellucid.errors import ConfigError, did_you_mean, reject_unknown, strict
+from pellucid.errors import ConfigError, did_you_mean, refuse_remote_code, reject_unknown, strict
 from pellucid.files import atomic_folder, read_json, write_json
 
 
@@ -57,8 +57,17 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 
 
 LOADING_KEYWORDS = frozenset(
-    "pretrained_model_name_or_path revision token cache_dir local_files_only force_download subfolder "
-    "trust_remote_code return_unused_kwargs".split()
+    {
+        "pretrained_model_name_or_path",
+        "revision",
+        "token",
+        "cache_dir",
+        "local_files_only",
+        "force_download",
+        "subfolder",
+        "trust_remote_code",
+        "return_unused_kwargs",
+    }
 )
 """Keywords that say where a checkpoint is, for suggestions when an override is misspelt."""
 
@@ -185,7 +194,9 @@ class PretrainedConfig:
         if num_labels is None:
             num_labels = len(self.id2label) if self.id2label is not None else 2
         if not isinstance(num_labels, int) or isinstance(num_labels, bool) or not 1 <= num_labels <= 1_000_000:
-            raise ConfigError(f"{type(self).__name__}: num_labels: got {num_labels!r}, wanted a whole number from 1 to a million")
+            raise ConfigError(
+                f"{type(self).__name__}: num_labels: got {num_labels!r}, wanted a whole number from 1 to a million"
+            )
         if self.id2label is None or len(self.id2label) != num_labels:
             self.id2label = {index: f"LABEL_{index}" for index in range(num_labels)}
         if self.label2id is None:
@@ -413,15 +424,6 @@ def at_one_commit(name_or_path: str | PathLike[str], where: dict[str, Any]) -> d
     found = hub.resolve_file(name_or_path, "config.json", required=False, **where)
     commit = None if found is None else hub.commit_of(found)
     return where if commit is None else {**where, "revision": commit}
-
-
-def refuse_remote_code(trust_remote_code: bool) -> None:
-    """Raise unless `trust_remote_code` is false: a checkpoint is data here, and nothing in it is ever run."""
-    if trust_remote_code:
-        raise ConfigError(
-            "trust_remote_code: got True, wanted False; code that comes with a checkpoint is never run, "
-            "only architectures that are part of the library can be loaded"
-        )
 
 
 # ---------------------------------------------------------------------- checking one value against its annotation

@@ -80,6 +80,15 @@ def strict(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
+def refuse_remote_code(trust_remote_code: bool) -> None:
+    """Raise unless `trust_remote_code` is false: a checkpoint is data here, and nothing in it is ever run."""
+    if trust_remote_code:
+        raise InputError(
+            "trust_remote_code: got True, wanted False; code that comes with a checkpoint is never run, "
+            "only what is part of the library can be loaded"
+        )
+
+
 def require(module: str, extra: str) -> None:
     """Raise `MissingDependencyError` unless `module` can be imported; `extra` is the pip extra that brings it."""
     import importlib.util

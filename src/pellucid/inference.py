@@ -11,7 +11,7 @@ On a processor or number format that oneDNN does not know, the model itself is r
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,9 @@ class PackedLinear(nn.Module):
         super().__init__()
         weights: list[Tensor] = [layer.weight.detach() for layer in layers]
         weight = torch.cat(weights)
-        biases = [layer.bias if layer.bias is not None else weight.new_zeros(layer.out_features) for layer in layers]
+        biases: list[Tensor] = [
+            layer.bias if layer.bias is not None else weight.new_zeros(layer.out_features) for layer in layers
+        ]
         self.sizes = [layer.out_features for layer in layers]
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
         self.bias = torch.cat(biases).detach()
@@ -80,7 +82,7 @@ def for_inference(model: Model) -> Model:
 
 def _mirror(module: nn.Module) -> nn.Module:
     """A module like `module` that shares its tensors, but for linear layers, which are packed."""
-    if type(module) is nn.Linear:
+    if _is_plain(module):
         return PackedLinear(module)
     made = copy.copy(module)
     made._parameters = dict(module._parameters)
@@ -90,9 +92,9 @@ def _mirror(module: nn.Module) -> nn.Module:
     for name, child in module._modules.items():
         if name in made._modules or child is None:
             made._modules.setdefault(name, child)
-        elif name in joined and _are_plain(module, joined):
+        elif name in joined and all(_is_plain(module.get_submodule(other)) for other in joined):
             made._modules.update(dict.fromkeys(joined, PackedLinear(*(module.get_submodule(n) for n in joined))))  # type: ignore[arg-type]
-        elif name in activated and type(child) is nn.Linear and getattr(module, activated[name]) is F.gelu:
+        elif name in activated and _is_plain(child) and getattr(module, activated[name]) is F.gelu:
             made._modules[name] = PackedLinear(child, gelu=True)
             setattr(made, activated[name], _same)
         else:
@@ -100,9 +102,9 @@ def _mirror(module: nn.Module) -> nn.Module:
     return made
 
 
-def _are_plain(module: nn.Module, names: tuple[str, ...]) -> bool:
-    """Whether all the named layers are linear layers and nothing else, an adapter for example."""
-    return all(type(module.get_submodule(name)) is nn.Linear for name in names)
+def _is_plain(module: nn.Module | None) -> TypeGuard[nn.Linear]:
+    """Whether this is a linear layer and nothing else: no adapter, and nobody listens to it."""
+    return type(module) is nn.Linear and not module._forward_hooks and not module._forward_pre_hooks
 
 
 def _same(x: Tensor) -> Tensor:

@@ -153,8 +153,9 @@ class Layout:
             return hidden.view(self.batch, self.width, -1)[:, 0]
         if not self.runs:  # not one real token in the batch
             return hidden.new_zeros(self.batch, hidden.shape[-1])
-        chosen = hidden.index_select(0, self._starts.clamp(min=0))
-        return torch.where((self._starts >= 0)[:, None], chosen, torch.zeros_like(chosen))
+        starts = self._starts.to(hidden.device)
+        chosen = hidden.index_select(0, starts.clamp(min=0))
+        return torch.where((starts >= 0)[:, None], chosen, torch.zeros_like(chosen))
 
     def split(self, values: Tensor) -> list[Tensor]:
         """`[T, ...]` → one `[length, ...]` for each sequence; for tokens that the caller packed."""

@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from pellucid import checkpoint, hub
 from pellucid.collector import paused
-from pellucid.config import PretrainedConfig, at_one_commit, refuse_remote_code
-from pellucid.errors import InputError, PellucidError, did_you_mean, reject_unknown, strict
+from pellucid.config import PretrainedConfig, at_one_commit
+from pellucid.errors import InputError, PellucidError, did_you_mean, refuse_remote_code, reject_unknown, strict
 from pellucid.files import atomic_folder
 from pellucid.layout import Layout
 from pellucid.outputs import ModelOutput

@@ -17,13 +17,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pellucid.config import PretrainedConfig
-from pellucid.errors import ConfigError, FileError, InputError, strict
-from pellucid.files import MB, quoted, read_json, safe_name
 from pellucid.checkpoint.int8_rows import SCALE, dequantize_rows, quantize_rows, quantize_state, wants_int8_rows
 from pellucid.checkpoint.safetensors_file import MappedTensor, read_safetensors
 from pellucid.checkpoint.save_weights import save_state, weight_names
 from pellucid.checkpoint.torch_bin import read_torch_bin
+from pellucid.config import PretrainedConfig
+from pellucid.errors import ConfigError, FileError, InputError, strict
+from pellucid.files import MB, quoted, read_json, safe_name
 
 __all__ = [
     "Checkpoint",
@@ -150,7 +150,7 @@ class Checkpoint:
 
         Args:
             files: from `find_weights`, or any files; those of one checkpoint hold each name once.
-            int8_rows: matrices stand as 8-bit rows with scales (see `pellucid.checkpoint.int8_rows`); they appear as float32.
+            int8_rows: matrices stand as 8-bit rows with scales (see `int8_rows.py`); they appear as float32.
 
         Raises:
             FileError: a file is damaged, two files hold the same name, or the index does not fit the files.

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pellucid.checkpoint.mapped import MappedFile
 from pellucid.errors import FileError
 from pellucid.files import StrPath, parse_json, quoted
-from pellucid.checkpoint.mapped import MappedFile
 
 HEADER_LIMIT = 100_000_000
 """Longest header, in bytes; the limit that the format itself sets."""

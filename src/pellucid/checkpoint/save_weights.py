@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pellucid.checkpoint.safetensors_file import DTYPES
 from pellucid.errors import FileError, InputError, strict
 from pellucid.files import StagedFolder, quoted, write_json
-from pellucid.checkpoint.safetensors_file import DTYPES
 
 _UNITS = {
     "TB": 10**12,

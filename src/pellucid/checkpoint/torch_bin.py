@@ -19,10 +19,10 @@ from typing import IO, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from pellucid.errors import FileError
-from pellucid.files import MB, StrPath, quoted
 from pellucid.checkpoint.mapped import MappedFile
 from pellucid.checkpoint.torch_zip import Record, zip_records
+from pellucid.errors import FileError
+from pellucid.files import MB, StrPath, quoted
 
 PICKLE_LIMIT = 64 * MB
 """Longest pickle, in bytes; a tensor takes about 200."""

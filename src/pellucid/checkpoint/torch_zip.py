@@ -9,9 +9,9 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from pellucid.checkpoint.mapped import MappedFile
 from pellucid.errors import FileError
 from pellucid.files import MB, quoted
-from pellucid.checkpoint.mapped import MappedFile
 
 DIRECTORY_LIMIT = 64 * MB
 """Longest list of records, in bytes; each takes at least 46."""

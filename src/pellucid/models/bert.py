@@ -96,6 +96,7 @@ class BertSelfAttention(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.num_heads = config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
         self.causal = config.is_decoder
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
@@ -104,7 +105,7 @@ class BertSelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
         projected = ops.project(hidden, self.query, self.key, self.value)
-        query, key, value = (x.unflatten(-1, (self.num_heads, -1)) for x in projected)  # [T, H] → [T, N, D]
+        query, key, value = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
         dropout = self.dropout.p if self.training else 0.0
         return ops.attention(
             query, key, value, layout, causal=self.causal, dropout=dropout, need_weights=need_weights

@@ -87,6 +87,7 @@ class MultiHeadSelfAttention(nn.Module):
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
+        self.head_size = config.dim // config.n_heads
         self.dropout = nn.Dropout(config.attention_dropout)
         self.q_lin = nn.Linear(config.dim, config.dim)
         self.k_lin = nn.Linear(config.dim, config.dim)
@@ -95,7 +96,7 @@ class MultiHeadSelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
         projected = ops.project(hidden, self.q_lin, self.k_lin, self.v_lin)
-        query, key, value = (x.unflatten(-1, (self.n_heads, -1)) for x in projected)  # [T, H] → [T, N, D]
+        query, key, value = (x.view(-1, self.n_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
         dropout = self.dropout.p if self.training else 0.0
         mixed, maps = ops.attention(query, key, value, layout, dropout=dropout, need_weights=need_weights)
         return self.out_lin(mixed), maps

@@ -23,6 +23,7 @@ import torch
 
 from pellucid import auto
 from pellucid.errors import InputError, reject_unknown, strict
+from pellucid.inference import for_inference
 from pellucid.pipelines.engine import FIRST_WINDOW_ROWS, WINDOW_ROWS, Part, Row, RunStatistics, pack, run
 from pellucid.pipelines.preprocess import LengthRule, Text, encode, read_text, readable_tokens
 from pellucid.pipelines.rows import open_rows
@@ -114,6 +115,20 @@ class Pipeline(ABC):
         self.defaults: Mapping[str, Any] = {}
         self.defaults = self.merge(defaults)
         self.last_run = RunStatistics()
+        self._speed_form: tuple[list[tuple[int, int]], PreTrainedModel] | None = None
+        self._batches = 0
+
+    @property
+    def runner(self) -> PreTrainedModel:
+        """What runs a batch: from the second one on the model's speed form, made anew when its weights change."""
+        self._batches += 1
+        if self._batches == 1 or self.model.training or any(p.is_inference() for p in self.model.parameters()):
+            return self.model
+        state = [(id(parameter), parameter._version) for parameter in self.model.parameters()]
+        state += [(id(module), len(module._forward_hooks)) for module in self.model.modules() if module._forward_hooks]
+        if self._speed_form is None or self._speed_form[0] != state:
+            self._speed_form = state, for_inference(self.model)
+        return self._speed_form[1]
 
     @classmethod
     def load_model(cls, source: str | PathLike[str], **arguments: Any) -> PreTrainedModel:

@@ -148,7 +148,7 @@ class FeatureExtractionPipeline(Pipeline):
 
     def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
         """Token vectors `[S, H]` of each part, or pooled ones `[modes, H]`."""
-        hidden = self.model.base_model(packed=packed, return_dict=True).last_hidden_state  # [T, H]
+        hidden = self.runner.base_model(packed=packed, return_dict=True).last_hidden_state  # [T, H]
         modes = self._modes(options)
         if modes:
             return pool(hidden, packed.layout, modes).cpu().unbind(0)

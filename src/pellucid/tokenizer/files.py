@@ -45,15 +45,6 @@ class TokenizerFiles:
     """The `model_type` in `config.json`."""
 
 
-def refuse_remote_code(trust_remote_code: bool) -> None:
-    """Raise unless `trust_remote_code` is false: a checkpoint is data here, and nothing in it is ever run."""
-    if trust_remote_code:
-        raise InputError(
-            "trust_remote_code: got True, wanted False; code that comes with a checkpoint is never run here, "
-            "and a tokenizer.json needs none"
-        )
-
-
 def find_files(
     name_or_path: str | PathLike[str],
     *,

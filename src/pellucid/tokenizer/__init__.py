@@ -4,9 +4,9 @@
     tokenizer(["I love this.", "I don't."], padding=True, return_tensors="pt")
 
 This file holds the classes of the architectures and the choice among them. What they have in common is built up in
-layers, one file each: `vocabulary` (tokens and their numbers), `tokenizer_rows` (padding and decoding rows of
-numbers), `tokenizer_call` (the call), `chat` (chat templates), `tokenizer_base` (loading, saving, training). No torch
-is imported before tensors are asked for.
+layers, one file each: `vocabulary` (tokens and their numbers), `rows` (padding and decoding rows of numbers), `call`
+(the call), `chat` (chat templates), `base` (loading, saving, training). No torch is imported before tensors are asked
+for.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from pellucid.errors import InputError, did_you_mean, reject_unknown, strict
-from pellucid.tokenizer_base import PreTrainedTokenizerFast, TokenizerOptions, own_backend
-from pellucid.tokenizer_files import (
+from pellucid.errors import InputError, did_you_mean, refuse_remote_code, reject_unknown, strict
+from pellucid.tokenizer.base import PreTrainedTokenizerFast, TokenizerOptions, own_backend
+from pellucid.tokenizer.files import (
     TokenizerFiles,
     bert_normalizer,
     find_files,
     read_vocab_txt,
-    refuse_remote_code,
     word_piece,
 )
 

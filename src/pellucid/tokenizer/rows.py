@@ -6,12 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pellucid.encoding import BatchEncoding, Side, TensorKind, as_tensor, check_tensor_kind, pad_lists
 from pellucid.errors import InputError, did_you_mean, strict
-from pellucid.vocabulary import Vocabulary, check_ids, plain
+from pellucid.tokenizer.encoding import BatchEncoding, Side, TensorKind, as_tensor, check_tensor_kind, pad_lists
+from pellucid.tokenizer.vocabulary import Vocabulary, check_ids, plain
 
 if TYPE_CHECKING:
-    from pellucid.vocabulary import TokenIds
+    from pellucid.tokenizer.vocabulary import TokenIds
 
 logger = logging.getLogger("pellucid")
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from pellucid.encoding import BatchEncoding, TensorKind, as_tensor
 from pellucid.errors import InputError, did_you_mean, reject_unknown, require, strict
 from pellucid.files import quoted
-from pellucid.tokenizer_call import Tokenizing, strict_open
+from pellucid.tokenizer.call import Tokenizing
+from pellucid.tokenizer.encoding import BatchEncoding, TensorKind, as_tensor
 
 if TYPE_CHECKING:
-    from pellucid.tokenizer_rows import Padding, Truncation
+    from pellucid.tokenizer.rows import Padding, Truncation
 
     Conversation = Sequence[Mapping[str, Any]]
 
@@ -33,7 +33,7 @@ class Chat(Tokenizing):
 
     chat_template: str | dict[str, str] | None = None
 
-    @strict_open
+    @strict
     def apply_chat_template(
         self,
         conversation: Conversation | Sequence[Conversation],
@@ -77,7 +77,7 @@ class Chat(Tokenizing):
             MissingDependencyError: `jinja2` is not installed.
         """
         require("jinja2", "chat")
-        from pellucid.chat_sandbox import compiled
+        from pellucid.tokenizer.chat_sandbox import compiled
 
         return_dict = return_dict and tokenize
         if return_assistant_tokens_mask and not return_dict:
@@ -134,7 +134,7 @@ class Chat(Tokenizing):
             )
         return template
 
-    @strict_open
+    @strict
     def encode_message_with_chat_template(
         self, message: Mapping[str, Any], conversation_history: Conversation | None = None, **options: Any
     ) -> list[int]:
@@ -201,7 +201,7 @@ def plain_data(value: Any, depth: int = 0) -> Any:
 
 
 def _tool(tool: Any) -> Any:
-    from pellucid.chat_tools import function_schema
+    from pellucid.tokenizer.chat_tools import function_schema
 
     if isinstance(tool, Mapping):
         return plain_data(tool)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pellucid.errors import InputError
 from pellucid.files import quoted
-from pellucid.vocabulary import replace_surrogates
+from pellucid.tokenizer.vocabulary import replace_surrogates
 
 Place = str | tuple[str, str]
 """What an entry is called in messages: `text[3]`, or for a pair given as two arguments both names."""

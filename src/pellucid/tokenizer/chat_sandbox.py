@@ -28,7 +28,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from pellucid.chat_budget import NUMBER_BITS, PARTS, TEXT_LIMIT, WIDTH, Budget, TemplateError, too_large
+from pellucid.tokenizer.chat_budget import NUMBER_BITS, PARTS, TEXT_LIMIT, WIDTH, Budget, TemplateError, too_large
 
 SOURCE_LIMIT = 128 * 1024
 """Longest template, in characters."""

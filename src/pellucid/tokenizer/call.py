@@ -7,14 +7,14 @@ laid out by one NumPy call, and no list of padding is ever built for a tensor.
 
 from __future__ import annotations
 
-import functools
 import gc
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from pellucid.encoding import (
+from pellucid.errors import InputError, reject_unknown, strict
+from pellucid.tokenizer.encoding import (
     BatchEncoding,
     Grid,
     Side,
@@ -24,9 +24,8 @@ from pellucid.encoding import (
     new_batch,
     pad_lists,
 )
-from pellucid.errors import InputError, reject_unknown, strict
-from pellucid.tokenizer_input import Place, check_items, clean_item, name_places
-from pellucid.tokenizer_rows import Cut, IdRows, Padding, PadTo, Truncation, check_count, check_side, round_up
+from pellucid.tokenizer.input import Place, check_items, clean_item, name_places
+from pellucid.tokenizer.rows import Cut, IdRows, Padding, PadTo, Truncation, check_count, check_side, round_up
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -40,31 +39,6 @@ _OLD_NAMES = {
     "max_len": "max_length",
 }
 """Arguments of the call in early versions, and what is written in their place."""
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def strict_open(function: Callable[P, R]) -> Callable[P, R]:
-    """`strict` for a function that passes further keywords on: it cannot know them all, those it is called with do.
-
-    But when a required argument is missing, an unknown keyword is that one misspelt, and is reported as such.
-    """
-    signature = inspect.signature(function)
-    names = {name for name, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD} - {"self", "cls"}
-
-    @functools.wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            signature.bind(*args, **kwargs)
-        except TypeError:
-            if unknown := kwargs.keys() - names:
-                reject_unknown(function.__qualname__, unknown, names)
-            raise
-        return function(*args, **kwargs)
-
-    return checked
 
 
 @dataclass(slots=True)
@@ -245,12 +219,12 @@ class Tokenizing(IdRows):
             return_token_type_ids=False,
         ).data["input_ids"]
 
-    @strict_open
+    @strict
     def encode_plus(self, text: Text, text_pair: Text | None = None, **options: Any) -> BatchEncoding:
         """The older name of a call for one text; arguments as there."""
         return self(text, text_pair, **options)
 
-    @strict_open
+    @strict
     def batch_encode_plus(self, batch_text_or_text_pairs: Text, **options: Any) -> BatchEncoding:
         """The older name of a call for a list of texts, pairs or lists of words; arguments as in a call."""
         return self(batch_text_or_text_pairs, **options)

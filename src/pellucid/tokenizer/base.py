@@ -13,24 +13,22 @@ from typing import Any, ClassVar, Self, TypedDict, Unpack, cast
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers, processors
 
 from pellucid import hub
-from pellucid.chat import Chat
-from pellucid.encoding import Side
-from pellucid.errors import InputError, reject_unknown, strict
+from pellucid.errors import InputError, refuse_remote_code, reject_unknown, strict
 from pellucid.files import MB, atomic_folder, quoted, safe_name, write_json
-from pellucid.tokenizer_call import strict_open
-from pellucid.tokenizer_files import (
+from pellucid.tokenizer.chat import Chat
+from pellucid.tokenizer.encoding import Side
+from pellucid.tokenizer.files import (
     TokenizerFiles,
     added_tokens_from_file,
     build,
     find_files,
     logger,
     read_tokenizer_json,
-    refuse_remote_code,
     save_vocabulary,
     token_from_file,
 )
-from pellucid.tokenizer_training import train
-from pellucid.vocabulary import TOKEN_NAMES, check_tokens
+from pellucid.tokenizer.training import train
+from pellucid.tokenizer.vocabulary import TOKEN_NAMES, check_tokens
 
 Token = str | AddedToken
 
@@ -486,7 +484,7 @@ class PreTrainedTokenizerFast(Chat):
 
     # ------------------------------------------------------------------ training
 
-    @strict_open
+    @strict
     def train_new_from_iterator(
         self,
         text_iterator: Iterable[str] | Iterable[Iterable[str]],
