@@ -116,13 +116,11 @@ class Pipeline(ABC):
         self.defaults = self.merge(defaults)
         self.last_run = RunStatistics()
         self._speed_form: tuple[list[tuple[int, int]], PreTrainedModel] | None = None
-        self._batches = 0
 
     @property
     def runner(self) -> PreTrainedModel:
-        """What runs a batch: from the second one on the model's speed form, made anew when its weights change."""
-        self._batches += 1
-        if self._batches == 1 or self.model.training or any(p.is_inference() for p in self.model.parameters()):
+        """What runs a batch: the model's speed form, made anew when its weights change; in training, the model."""
+        if self.model.training or any(p.is_inference() for p in self.model.parameters()):
             return self.model
         state = [(id(parameter), parameter._version) for parameter in self.model.parameters()]
         state += [(id(module), len(module._forward_hooks)) for module in self.model.modules() if module._forward_hooks]
