@@ -12,6 +12,8 @@ TEXTS, TOKENS = 64, 128
 
 def main() -> None:
     """Measure both number formats."""
+    from pellucid import for_inference
+
     given = parser(__doc__).parse_args()
     ids = torch.randint(1000, 30000, (8 if given.quick else TEXTS, TOKENS), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
@@ -19,6 +21,9 @@ def main() -> None:
     for name, (peer, own) in minilm_models().items():
         works[f"{PEER} {name}"] = lambda model=peer: model(input_ids=ids, attention_mask=mask).last_hidden_state
         works[f"{OWN} {name}"] = lambda model=own: model(input_ids=ids, attention_mask=mask).last_hidden_state
+        works[f"speed form {name}"] = lambda model=for_inference(own): (
+            model(input_ids=ids, attention_mask=mask).last_hidden_state
+        )
     with torch.inference_mode():
         wanted = works[f"{PEER} fp32"]()
         for name, work in works.items():
@@ -27,7 +32,8 @@ def main() -> None:
     work = f"MiniLM, {len(ids)} × {TOKENS} tokens, from ids"
     rows = [
         Row(f"{work}: fp32", seconds[f"{PEER} fp32"], seconds[f"{OWN} fp32"]),
-        Row("the same: bf16 against fp32", seconds[f"{PEER} fp32"], seconds[f"{OWN} bf16"], goal=1.8),
+        Row("the same: fp32, speed form", seconds[f"{PEER} fp32"], seconds["speed form fp32"]),
+        Row("the same: bf16, speed form, against fp32", seconds[f"{PEER} fp32"], seconds["speed form bf16"], goal=1.8),
         Row("the same: bf16 against bf16", seconds[f"{PEER} bf16"], seconds[f"{OWN} bf16"]),
     ]
     finish(rows, given)

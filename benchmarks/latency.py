@@ -13,7 +13,7 @@ SENTENCE = "The train to the coast leaves at seven, and nobody in the house is a
 
 def main() -> None:
     """Measure both number formats."""
-    from pellucid import AutoTokenizer
+    from pellucid import AutoTokenizer, for_inference
 
     given = parser(__doc__).parse_args()
     tokenizer = AutoTokenizer.from_pretrained(minilm())
@@ -23,6 +23,7 @@ def main() -> None:
     for name, (peer, own) in minilm_models().items():
         works[f"{PEER} {name}"] = lambda model=peer: model(**inputs).last_hidden_state
         works[f"{OWN} {name}"] = lambda model=own: model(**inputs).last_hidden_state
+        works[f"speed form {name}"] = lambda model=for_inference(own): model(**inputs).last_hidden_state
     with torch.inference_mode():
         wanted = works[f"{PEER} fp32"]()
         for name, work in works.items():
@@ -30,7 +31,8 @@ def main() -> None:
         seconds = interleave(works, repeats=5 if given.quick else 60, calls=10)
     rows = [
         Row("one sentence of 16 tokens, from ids: fp32", seconds[f"{PEER} fp32"], seconds[f"{OWN} fp32"]),
-        Row("the same: bf16 against fp32", seconds[f"{PEER} fp32"], seconds[f"{OWN} bf16"], goal=2.5),
+        Row("the same: fp32, speed form", seconds[f"{PEER} fp32"], seconds["speed form fp32"]),
+        Row("the same: bf16, speed form, against fp32", seconds[f"{PEER} fp32"], seconds["speed form bf16"], goal=2.5),
         Row("the same: bf16 against bf16", seconds[f"{PEER} bf16"], seconds[f"{OWN} bf16"]),
     ]
     finish(rows, given)
