@@ -21,9 +21,8 @@ def main() -> None:
     assert inputs["input_ids"].shape == (1, TOKENS)
     works = {}
     for name, (peer, own) in minilm_models().items():
-        works[f"{PEER} {name}"] = lambda model=peer: model(**inputs).last_hidden_state
-        works[f"{OWN} {name}"] = lambda model=own: model(**inputs).last_hidden_state
-        works[f"speed form {name}"] = lambda model=for_inference(own): model(**inputs).last_hidden_state
+        for form, chosen in ((PEER, peer), (OWN, own), ("speed form", for_inference(own))):
+            works[f"{form} {name}"] = lambda model=chosen: model(**inputs).last_hidden_state
     with torch.inference_mode():
         wanted = works[f"{PEER} fp32"]()
         for name, work in works.items():
