@@ -19,11 +19,8 @@ def main() -> None:
     mask = torch.ones_like(ids)
     works = {}
     for name, (peer, own) in minilm_models().items():
-        works[f"{PEER} {name}"] = lambda model=peer: model(input_ids=ids, attention_mask=mask).last_hidden_state
-        works[f"{OWN} {name}"] = lambda model=own: model(input_ids=ids, attention_mask=mask).last_hidden_state
-        works[f"speed form {name}"] = lambda model=for_inference(own): (
-            model(input_ids=ids, attention_mask=mask).last_hidden_state
-        )
+        for form, chosen in ((PEER, peer), (OWN, own), ("speed form", for_inference(own))):
+            works[f"{form} {name}"] = lambda model=chosen: model(input_ids=ids, attention_mask=mask)[0]
     with torch.inference_mode():
         wanted = works[f"{PEER} fp32"]()
         for name, work in works.items():
