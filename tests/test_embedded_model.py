@@ -100,7 +100,7 @@ def test_every_piece_has_a_row_and_every_row_a_piece(tokenizer, model):
 
 
 def test_round_trip(tokenizer):
-    text = "the waiter was friendly , and the food was worth every penny !"
+    text = "the waiter was friendly, and the food was worth every penny!"
     encoded = tokenizer(text)
     assert encoded["input_ids"][0] == tokenizer.cls_token_id
     assert encoded["input_ids"][-1] == tokenizer.sep_token_id
