@@ -68,7 +68,7 @@ def main() -> None:
     show("MiniLM")
     mini = measure(minilm_models(), texts, repeats)
     show("BERT-base shape")
-    base = measure(random_models(num_hidden_layers=2 if given.quick else 12), texts, repeats)
+    base = measure(random_models(num_hidden_layers=2 if given.quick else 12), texts, min(repeats, 3))
     rows = [
         Row("MiniLM, mixed lengths, text → vector: fp32", mini[f"{PEER} fp32"], mini[f"{OWN} fp32"], goal=4.4),
         Row("the same: bf16 against fp32", mini[f"{PEER} fp32"], mini[f"{OWN} bf16"], goal=7),

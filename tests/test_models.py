@@ -77,6 +77,7 @@ def test_save_load_save_is_identical(case: Case, tmp_path: Path) -> None:
     assert again.loading_report.clean
     assert not again.training
     again.save_pretrained(tmp_path / "two")
+    assert len({path.stat().st_mode for path in (tmp_path / "two").iterdir()}) == 1  # all as readable as usual
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     inputs = inputs_of(case)

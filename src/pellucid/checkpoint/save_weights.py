@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -155,7 +156,10 @@ def _write(tensors: dict[str, Tensor], path: Path, safe_serialization: bool, met
 
     try:
         if safe_serialization:
+            path.touch()
+            usual = stat.S_IMODE(path.stat().st_mode)
             save_file(tensors, str(path), metadata=metadata)
+            path.chmod(usual)  # the library makes its files readable by their owner alone
         else:
             torch.save(tensors, path)
     except (SafetensorError, RuntimeError) as error:  # what the two libraries make of a failed write
