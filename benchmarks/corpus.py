@@ -41,6 +41,16 @@ def sample(count: int, seed: int = 0) -> list[str]:
     return drawn
 
 
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """`count` single sentences and headings in random order, drawn as in `sample`."""
+    choose = random.Random(seed)
+    pool = list(dict.fromkeys(text for name in sorted(topics) for text in _lines(topics[name])))
+    drawn: list[str] = []
+    while len(drawn) < count:
+        drawn += choose.sample(pool, min(len(pool), count - len(drawn)))
+    return drawn
+
+
 def describe(lengths: list[int], batch: int = 32) -> str:
     """How long the texts are in tokens, and what padding them in batches of the given order adds."""
     ordered = sorted(lengths)
@@ -66,6 +76,11 @@ def _sections(page: str) -> Iterator[tuple[str, list[str]]]:
         if text.endswith((".", "!", "?", ":")) and not NOT_PROSE.search(block):
             paragraphs.append(text)
     yield heading, paragraphs
+
+
+def _lines(page: str) -> Iterator[str]:
+    for heading, paragraphs in _sections(page):
+        yield from filter(None, [heading, *_sentences(paragraphs)])
 
 
 def _sentences(paragraphs: list[str]) -> list[str]:

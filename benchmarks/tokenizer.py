@@ -1,6 +1,7 @@
-"""Text to ids: 10,000 texts as lists, as padded tensors, and one at a time, with MiniLM's tokenizer.
+"""Text to ids: 10,000 sentences as lists, as padded tensors, and one at a time, with MiniLM's tokenizer.
 
-Truncation is on where tensors are padded, as it is in practice. Both libraries have to give the same numbers.
+Truncation is on where tensors are padded, as it is in practice. Both libraries have to give the same numbers. The
+same is measured on longer texts, where the Rust library that both stand on takes most of the time.
 """
 
 from __future__ import annotations
@@ -44,16 +45,21 @@ def main() -> None:
     quiet_peer()
     peer = transformers.AutoTokenizer.from_pretrained(minilm())
     own = pellucid.AutoTokenizer.from_pretrained(minilm())
-    texts = corpus.sample(500 if given.quick else 10_000)
-    show(corpus.describe([len(ids) for ids in own(texts)["input_ids"]], len(texts)))
+    count = 500 if given.quick else 10_000
     rows = []
-    for way, (goal, call) in WAYS.items():
-        if not same(call(peer, texts), call(own, texts)):
-            sys.exit(f"{way}: the libraries give different ids")
-        works = {PEER: lambda call=call: call(peer, texts), OWN: lambda call=call: call(own, texts)}
-        show(way)
-        seconds = interleave(works, repeats=3 if given.quick else 9)
-        rows.append(Row(f"tokenizer, {len(texts):,} texts: {way}", seconds[PEER], seconds[OWN], goal))
+    for kind, texts in (("sentences", corpus.sentences(count)), ("longer texts", corpus.sample(count))):
+        show(f"{kind}: " + corpus.describe([len(ids) for ids in own(texts)["input_ids"]], len(texts)))
+        for way, (goal, call) in WAYS.items():
+            if not same(call(peer, texts), call(own, texts)):
+                sys.exit(f"{way}: the libraries give different ids")
+            works = {
+                PEER: lambda call=call, texts=texts: call(peer, texts),
+                OWN: lambda call=call, texts=texts: call(own, texts),
+            }
+            show(way)
+            seconds = interleave(works, repeats=3 if given.quick else 7)
+            wanted = goal if kind == "sentences" else None
+            rows.append(Row(f"tokenizer, {len(texts):,} {kind}: {way}", seconds[PEER], seconds[OWN], wanted))
     finish(rows, given)
 
 
