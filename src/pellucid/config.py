@@ -35,6 +35,7 @@ from typing import (
 import pellucid.hub as hub
 from pellucid.errors import ConfigError, did_you_mean, refuse_remote_code, reject_unknown, strict
 from pellucid.files import atomic_folder, read_json, write_json
+from pellucid.hub_cache import COMMIT
 
 
 class Range(NamedTuple):
@@ -419,8 +420,8 @@ def at_one_commit(name_or_path: str | PathLike[str], where: dict[str, Any]) -> d
         name_or_path: a folder (nothing to do) or a Hub name.
         where: keywords of `hub.resolve_file`.
     """
-    if hub.is_local(name_or_path):
-        return where
+    if hub.is_local(name_or_path) or COMMIT.fullmatch(where["revision"] or ""):
+        return where  # a caller has pinned it already
     found = hub.resolve_file(name_or_path, "config.json", required=False, **where)
     commit = None if found is None else hub.commit_of(found)
     return where if commit is None else {**where, "revision": commit}
