@@ -14,6 +14,7 @@ from pellucid.model import PreTrainedModel
 
 MODULES = {stem: importlib.import_module(f"pellucid.models.{stem}") for stem in sorted(set(model_files().values()))}
 BATCH, WIDTH = 5, 12
+PAD = 1
 LENGTHS = [12, 3, 7, 3, 1]
 PADDINGS = ["none", "full", "right", "left", "holes"]
 
@@ -39,8 +40,10 @@ class Case:
         settings = {**module.TINY, **changes}
         if self.head in ("ForSequenceClassification", "ForTokenClassification"):
             settings["num_labels"] = 3
-        if self.head == "ForCausalLM":
+        if self.head == "ForCausalLM" and "is_decoder" in module.CONFIG.fields():
             settings["is_decoder"] = True
+        if self.reads_last_word:
+            settings["pad_token_id"] = PAD  # the reference knows the end of a text by it
         return settings
 
     def model(self, **changes: Any) -> PreTrainedModel:
@@ -54,7 +57,27 @@ class Case:
 
     @property
     def takes_choices(self) -> bool:
-        return self.head == "ForMultipleChoice"
+        return self.head in ("ForMultipleChoice", "DoubleHeads")
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the model takes a cache of earlier tokens."""
+        return "past_key_values" in self.model_class.forward.__annotations__
+
+    @property
+    def reads_last_word(self) -> bool:
+        """Whether a class is read off the text's last token, as decoders do."""
+        return self.head == "ForSequenceClassification" and self.remembers and not self.is_seq2seq
+
+    @property
+    def turns_by_length(self) -> bool:
+        """Whether positions mean something else in a longer text; the reference goes by the longest of the batch."""
+        rotary = self.settings().get("rope_scaling") or self.settings().get("rope_parameters") or {}
+        return rotary.get("rope_type", rotary.get("type")) in ("dynamic", "longrope", "su")
+
+    @property
+    def is_seq2seq(self) -> bool:
+        return "decoder_input_ids" in self.model_class.forward.__annotations__
 
     @property
     def per_token(self) -> bool:
@@ -90,7 +113,7 @@ def inputs_of(case: Case, padding: str = "right") -> dict[str, Tensor]:
     """Ids, mask and, where the model knows them, token types: `[B, S]`, or `[2, B, S]` for multiple choice."""
     generator = torch.Generator().manual_seed(1)
     mask = mask_of(padding)
-    inputs = {"input_ids": torch.randint(1, 99, (BATCH, WIDTH), generator=generator)}
+    inputs = {"input_ids": torch.randint(PAD + 1, 99, (BATCH, WIDTH), generator=generator).masked_fill(mask == 0, PAD)}
     if padding != "none":
         inputs["attention_mask"] = mask
     if "token_type_ids" in case.model_class.forward.__annotations__:
@@ -108,9 +131,11 @@ def labels_of(case: Case, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     if case.head in ("ForMaskedLM", "ForCausalLM"):
         return {"labels": ids.masked_fill(~real, -100)}
     if case.head == "ForPreTraining":
-        labels = {"labels": ids.masked_fill(~real, -100)}
-        if "next_sentence_label" in case.model_class.forward.__annotations__:
-            labels["next_sentence_label"] = torch.randint(0, 2, (BATCH,), generator=generator)
+        per_word = case.model()(**inputs).to_tuple()[0].dim() == 3  # else one number a token: was it replaced?
+        words = ids if per_word else torch.randint(0, 2, ids.shape, generator=generator)
+        labels = {"labels": words.masked_fill(~real, -100)}
+        for name in {"next_sentence_label", "sentence_order_label"} & case.model_class.forward.__annotations__.keys():
+            labels[name] = torch.randint(0, 2, (BATCH,), generator=generator)
         return labels
     if case.head == "ForTokenClassification":
         return {"labels": torch.randint(0, 3, ids.shape, generator=generator).masked_fill(~real, -100)}

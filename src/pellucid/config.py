@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import (
@@ -35,6 +35,8 @@ from typing import (
 import pellucid.hub as hub
 from pellucid.errors import ConfigError, did_you_mean, refuse_remote_code, reject_unknown, strict
 from pellucid.files import atomic_folder, read_json, write_json
+from pellucid.gguf import find_gguf, read_gguf
+from pellucid.gguf_models import config_values
 from pellucid.hub_cache import COMMIT
 
 
@@ -66,11 +68,27 @@ LOADING_KEYWORDS = frozenset(
         "local_files_only",
         "force_download",
         "subfolder",
+        "gguf_file",
         "trust_remote_code",
         "return_unused_kwargs",
     }
 )
 """Keywords that say where a checkpoint is, for suggestions when an override is misspelt."""
+
+
+class Derived(NamedTuple):
+    """The default of a field that follows from other fields."""
+
+    value: Callable[[Any], Any]
+
+
+def derived(value: Callable[[Any], Any]) -> Any:
+    """Default of a field that is worked out from the configuration when it is left out or `null`.
+
+    Args:
+        value: given the configuration, whose other fields are set, returns the value.
+    """
+    return Derived(value)
 
 
 @dataclass_transform(kw_only_default=True)
@@ -121,7 +139,12 @@ class PretrainedConfig:
             reject_unknown(cls.__name__, unknown, cls.keywords())
         object.__setattr__(self, "extra", {})
         for name in fields:
-            setattr(self, name, values[name] if name in values else copy.copy(getattr(cls, name)))
+            if not isinstance(getattr(cls, name), Derived):
+                setattr(self, name, values[name] if name in values else copy.copy(getattr(cls, name)))
+        for name in fields:
+            if isinstance(default := getattr(cls, name), Derived):
+                given = values.get(name)
+                setattr(self, name, default.value(self) if given is None else given)
         self._set_labels(num_labels)
         self.validate()
 
@@ -256,6 +279,7 @@ class PretrainedConfig:
         local_files_only: bool = False,
         force_download: bool = False,
         subfolder: str = "",
+        gguf_file: str | None = None,
         trust_remote_code: bool = False,
         return_unused_kwargs: bool = False,
         **overrides: Any,
@@ -263,13 +287,14 @@ class PretrainedConfig:
         """Read the configuration of a checkpoint: a folder, a JSON file or a name on the Hub.
 
         Args:
-            pretrained_model_name_or_path: folder, path of a JSON file, or Hub name such as `"bert-base-uncased"`.
+            pretrained_model_name_or_path: folder, path of a JSON or GGUF file, or Hub name like `"bert-base-uncased"`.
             revision: branch, tag or commit on the Hub.
             token: access token; `None` uses the one that is logged in, `False` none.
             cache_dir: where downloads are kept; default the Hub cache (`HF_HUB_CACHE`).
             local_files_only: never use the network.
             force_download: download again even if cached.
             subfolder: folder inside the repository.
+            gguf_file: name of a GGUF file there, to read in place of `config.json`.
             trust_remote_code: only `False`; code from a checkpoint is never run.
             return_unused_kwargs: return `(config, unused)` and put unknown overrides in `unused`.
             overrides: fields to change, such as `num_labels=3`; unknown ones are refused.
@@ -283,11 +308,19 @@ class PretrainedConfig:
         if unknown and not return_unused_kwargs:
             reject_unknown(f"{cls.__name__}.from_pretrained", unknown, cls.keywords() | LOADING_KEYWORDS)
         unused = {key: overrides.pop(key) for key in unknown}
+        name = pretrained_model_name_or_path
         values = load_config_dict(
-            pretrained_model_name_or_path, revision, token, cache_dir, local_files_only, force_download, subfolder
+            name,
+            gguf_file=gguf_file,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            subfolder=subfolder,
         )
         config = cls.from_dict(values, **overrides)
-        config.name_or_path = str(pretrained_model_name_or_path)
+        config.name_or_path = str(name)
         if return_unused_kwargs:
             return config, unused  # type: ignore[return-value]
         return config
@@ -381,28 +414,108 @@ class PretrainedConfig:
 PreTrainedConfig = PretrainedConfig
 
 
+ROTARY_KEYS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
+"""Kinds of rotary positions, and the numbers that each needs beside `rope_theta`."""
+
+
+class RotaryConfig(PretrainedConfig):
+    """Configuration of a model with rotary positions, in any of the forms that files have.
+
+    Newer files have `rope_parameters` (`rope_type`, `rope_theta` and the numbers of that type), older ones `rope_theta`
+    and `rope_scaling` beside each other. All are read; `rope_parameters` holds the answer; all are written.
+    """
+
+    default_theta: ClassVar[float] = 10000.0
+    own_keys: ClassVar[tuple[str, ...]] = ("rope_theta", "rope_scaling", "partial_rotary_factor")
+
+    max_position_embeddings: Size = 2048
+    rope_parameters: dict[str, Any] | None = None
+
+    def __init__(self, **values: Any) -> None:
+        older = {name: values.pop(name) for name in self.own_keys if name in values}
+        values["rope_parameters"] = self._rotary(values.get("rope_parameters"), older)
+        super().__init__(**values)
+
+    def _rotary(self, given: dict[str, Any] | None, older: dict[str, Any]) -> dict[str, Any]:
+        """One dictionary from the newer form and the older one; of an older checkpoint's file both may be there."""
+        scaling = older.get("rope_scaling") or given or {}
+        if not isinstance(scaling, Mapping):
+            raise ConfigError(f"{type(self).__name__}: rope_scaling: got {scaling!r}, wanted an object or null")
+        found = {key: value for key, value in scaling.items() if key != "type"}
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        found["rope_type"] = "longrope" if kind == "su" else kind
+        theta = older.get("rope_theta")
+        found.setdefault("rope_theta", self.default_theta if theta is None else theta)
+        if older.get("partial_rotary_factor") is not None:
+            found.setdefault("partial_rotary_factor", older["partial_rotary_factor"])
+        return found
+
+    @classmethod
+    def keywords(cls) -> set[str]:
+        """Every keyword that building this configuration accepts, the older names of rotary settings among them."""
+        return super().keywords() | set(cls.own_keys)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("rope_theta", "partial_rotary_factor"):
+            return (self.rope_parameters or {}).get(name)
+        if name == "rope_scaling":
+            plain = {key: value for key, value in (self.rope_parameters or {}).items() if key != "rope_theta"}
+            return None if plain.get("rope_type") == "default" else {**plain, "type": plain.get("rope_type")}
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.own_keys:
+            present = self.rope_parameters or {}
+            value = self._rotary({key: old for key, old in present.items() if key != name}, {name: value})
+            name = "rope_parameters"
+        super().__setattr__(name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and extra keys, ready for JSON, the older names of rotary settings among them."""
+        return {**super().to_dict(), **{name: copy.deepcopy(getattr(self, name)) for name in self.own_keys[:2]}}
+
+    def validate(self) -> None:
+        """The kind of rotary positions must be known and have its numbers."""
+        self.check_rotary("rope_parameters", self.rope_parameters or {})
+
+    def check_rotary(self, field: str, rotary: Mapping[str, Any]) -> None:
+        """Raise `ConfigError` when one dictionary of rotary settings is incomplete or contradictory."""
+        where = f"{type(self).__name__}: {field}"
+        kind = rotary.get("rope_type")
+        if not isinstance(kind, str) or kind not in ROTARY_KEYS:
+            near = did_you_mean(kind, ROTARY_KEYS) if isinstance(kind, str) else ""
+            raise ConfigError(f"{where}: rope_type: got {kind!r}, wanted one of {sorted(ROTARY_KEYS)}{near}")
+        for key in ("rope_theta", *ROTARY_KEYS[kind]):
+            value = rotary.get(key)
+            if key in ("short_factor", "long_factor"):
+                if not isinstance(value, list) or not all(isinstance(one, int | float) and one > 0 for one in value):
+                    raise ConfigError(f"{where}: {key}: got {value!r}, wanted a list of numbers above 0")
+            elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+                raise ConfigError(f"{where}: {key}: got {value!r}, wanted a number above 0 for rope_type {kind!r}")
+
+
 def load_config_dict(
-    name_or_path: str | PathLike[str],
-    revision: str | None = "main",
-    token: str | bool | None = None,
-    cache_dir: str | PathLike[str] | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-    subfolder: str = "",
+    name_or_path: str | PathLike[str], *, gguf_file: str | None = None, **where: Any
 ) -> dict[str, Any]:
-    """The contents of a checkpoint's `config.json` as a dictionary (arguments as in `from_pretrained`)."""
+    """The contents of a checkpoint's `config.json` as a dictionary.
+
+    Args:
+        name_or_path: a folder, a JSON or GGUF file, or a Hub name.
+        gguf_file: name of a GGUF file there, to read in place of `config.json`.
+        where: keywords of `hub.resolve_file`.
+    """
+    if (gguf := find_gguf(name_or_path, gguf_file, **where)) is not None:
+        return config_values(read_gguf(gguf))
     path = Path(name_or_path)
     if not path.is_file():
-        found = hub.resolve_file(
-            name_or_path,
-            "config.json",
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            force_download=force_download,
-            subfolder=subfolder,
-        )
+        found = hub.resolve_file(name_or_path, "config.json", **where)
         assert found is not None  # required files are found or raise
         path = found
     values = read_json(path)
@@ -411,18 +524,21 @@ def load_config_dict(
     return values
 
 
-def at_one_commit(name_or_path: str | PathLike[str], where: dict[str, Any]) -> dict[str, Any]:
-    """The same place, with a branch replaced by the commit that its `config.json` is from now.
+def at_one_commit(
+    name_or_path: str | PathLike[str], where: dict[str, Any], filename: str | None = None
+) -> dict[str, Any]:
+    """The same place, with a branch replaced by the commit that its `config.json`, or `filename`, is from now.
 
     All files of a load then belong together, and those that are cached cost no further request.
 
     Args:
         name_or_path: a folder (nothing to do) or a Hub name.
         where: keywords of `hub.resolve_file`.
+        filename: a file that is needed in any case.
     """
     if hub.is_local(name_or_path) or COMMIT.fullmatch(where["revision"] or ""):
         return where  # a caller has pinned it already
-    found = hub.resolve_file(name_or_path, "config.json", required=False, **where)
+    found = hub.resolve_file(name_or_path, filename or "config.json", required=False, **where)
     commit = None if found is None else hub.commit_of(found)
     return where if commit is None else {**where, "revision": commit}
 

@@ -3,7 +3,8 @@
 A padded batch `[B, S]` is packed to `[T]` where a model is entered, and its results are unpacked where it is left.
 In between, embeddings, linears and norms see `[T, H]` and need to know nothing; attention asks the layout which
 tokens belong together. Sequences are packed in order of length, so that those of equal length lie side by side and
-are attended to as one dense block.
+are attended to as one dense block. Tokens that are neighbours in a packed sequence are so in the padded one, and the
+distances between tokens are the same in both; a mask with holes in the middle of a row is carried along as a mask.
 
 Axes: `B` batch, `S` width of the padded batch, `T` packed tokens, `N` heads.
 """
@@ -12,12 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import accumulate, groupby
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.errors import InputError
+
+if TYPE_CHECKING:
+    from pellucid.cache import Cache, Memory
 
 Ids = Tensor | None  # an argument of a model that may be left out
 Asked = bool | Collection[int] | None  # attention weights: of no layer, of all, or of the layers listed
@@ -45,6 +50,11 @@ class Layout:
         padded: whether results go back to `[B, S, ...]`; otherwise they stay `[T, ...]`.
         choices: how many of the sequences are choices of one question (their inputs came as `[B, C, S]`).
         mask: `[B, 1, S or 1, S]` of booleans, for a batch whose attention pattern cannot be packed.
+        rows: row of the batch of each packed sequence, empty ones left out; `None`: all rows in their order.
+        cache: keys and values of earlier tokens, to which those of these tokens are added; `None`: not wanted.
+        past: how many tokens of each row the cache held before these, `[B]`; `None`: none.
+        offset: how many columns were seen before these, the number of the first column.
+        plans: what attention worked out about this batch once for all layers (see `cache.py`).
     """
 
     def __init__(
@@ -58,10 +68,15 @@ class Layout:
         padded: bool = True,
         mask: Tensor | None = None,
         real: Tensor | None = None,
+        rows: tuple[int, ...] | None = None,
     ) -> None:
         self.batch, self.width, self.runs = batch, width, runs
-        self.index, self.padded, self.mask = index, padded, mask
+        self.index, self.padded, self.mask, self.rows = index, padded, mask, rows
         self.choices = 1
+        self.cache: Cache | None = None
+        self.past: list[int] | None = None
+        self.offset = 0
+        self.plans: dict[Any, Any] = {}
         self._starts = starts  # [B] packed place of each sequence's first token, -1 for an empty one; None: multiples
         self._real = real  # [B, S] booleans of the real tokens, when padding is carried along under a mask
 
@@ -78,7 +93,8 @@ class Layout:
         starts = list(accumulate(lengths, initial=0))[:-1]
         runs = _runs(lengths)
         where = None if len(runs) <= 1 and 0 not in lengths else _starts(starts, lengths)
-        return cls(len(lengths), max(lengths, default=0), runs, starts=where, padded=False)
+        rows = tuple(row for row, length in enumerate(lengths) if length) if 0 in lengths else None
+        return cls(len(lengths), max(lengths, default=0), runs, starts=where, padded=False, rows=rows)
 
     @classmethod
     def from_mask(cls, mask: Tensor) -> Layout:
@@ -86,17 +102,27 @@ class Layout:
         batch, width = mask.shape
         real = mask != 0
         if torch.compiler.is_compiling():  # packed shapes depend on the values, which a compiled graph cannot
-            return cls(batch, width, (Run(0, batch, width),), mask=real[:, None, None, :], real=real)
+            return cls._dense(real)
         lengths = real.sum(dim=1)
         order = torch.argsort(lengths, stable=True)
         sizes: list[int] = lengths[order].tolist()
         if not sizes or sizes[0] == width:
             return cls.full(batch, width)
         row, column = real[order].nonzero(as_tuple=True)
+        if ((column.diff() != 1) & (row.diff() == 0)).any():
+            return cls._dense(real)
+        places: list[int] = order.tolist()
         first = torch.empty(batch, dtype=torch.long)
-        first[order.cpu()] = _starts(list(accumulate(sizes, initial=0))[:-1], sizes)
+        first[places] = _starts(list(accumulate(sizes, initial=0))[:-1], sizes)
         index = order[row] * width + column
-        return cls(batch, width, _runs(sizes), index=index, starts=first.to(mask.device))
+        rows = tuple(place for place, size in zip(places, sizes, strict=True) if size)
+        return cls(batch, width, _runs(sizes), index=index, starts=first.to(mask.device), rows=rows)
+
+    @classmethod
+    def _dense(cls, real: Tensor) -> Layout:
+        """Carry padding along, hidden from attention: `real` `[B, S]`, true at real tokens."""
+        batch, width = real.shape
+        return cls(batch, width, (Run(0, batch, width),), mask=real[:, None, None, :], real=real)
 
     @classmethod
     def from_pattern(cls, mask: Tensor) -> Layout:
@@ -104,6 +130,23 @@ class Layout:
         pattern = (mask if mask.dim() == 4 else mask[:, None]) != 0
         batch, width = pattern.shape[0], pattern.shape[-1]
         return cls(batch, width, (Run(0, batch, width),), mask=pattern)
+
+    @property
+    def knows_padding(self) -> bool:
+        """Whether the batch came with a mask that says which tokens are real, or packed."""
+        return self.index is not None or self._real is not None or not self.padded
+
+    # ------------------------------------------------------------------ what is remembered
+
+    def memory(self, number: int) -> Memory | None:
+        """What layer `number` remembers of earlier tokens, or `None` when nothing is to be remembered."""
+        return None if self.cache is None else self.cache[number]
+
+    def close(self) -> Cache | None:
+        """Count these tokens as remembered, once all layers have seen them; the cache, if there is one."""
+        if self.cache is not None:
+            self.cache.advance(self)
+        return self.cache
 
     # ------------------------------------------------------------------ padded → packed → padded
 
@@ -157,19 +200,62 @@ class Layout:
         chosen = hidden.index_select(0, starts.clamp(min=0))
         return torch.where((starts >= 0)[:, None], chosen, torch.zeros_like(chosen))
 
+    def last(self, hidden: Tensor, count: int = 1) -> Tensor:
+        """`[T, H]` → `[B, count, H]`: each sequence's last real tokens; zeros before the first of a shorter one."""
+        if self._real is not None:
+            real = self._real
+            columns = torch.where(real, torch.arange(self.width, device=real.device), -1).sort(dim=1).values
+            chosen = columns[:, -count:]  # [B, count]
+            found = self.unpack(hidden)[torch.arange(self.batch, device=real.device)[:, None], chosen.clamp(min=0)]
+            return torch.where((chosen >= 0)[..., None], found, torch.zeros_like(found))
+        if len(self.runs) == 1 and self.rows is None:
+            run = self.runs[0]
+            chosen = hidden.view(run.count, run.length, -1)[:, -count:]
+            missing = hidden.new_zeros(run.count, count - chosen.shape[1], hidden.shape[-1])
+            return chosen if not missing.numel() else torch.cat([missing, chosen], dim=1)
+        made = hidden.new_zeros(self.batch, count, hidden.shape[-1])
+        row, place = self.places(hidden.device)
+        ends = torch.tensor(self.lengths(), device=hidden.device)  # [B]
+        back = ends[row] - 1 - (place if self.past is None else place - torch.tensor(self.past, device=row.device)[row])
+        kept = back < count  # tokens that are among the last `count` of their sequence
+        return made.index_put((row[kept], count - 1 - back[kept]), hidden[kept])
+
+    def lengths(self) -> list[int]:
+        """How many of these tokens each row of the batch has, `[B]`."""
+        found = [0] * self.batch
+        sizes = [run.length for run in self.runs for _ in range(run.count)]
+        for row, size in zip(range(self.batch) if self.rows is None else self.rows, sizes, strict=False):
+            found[row] = size
+        return found
+
+    def places(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Row `[T]` of the batch that each packed token is in, and place `[T]` in that row, cached tokens counted."""
+        if "places" not in self.plans:
+            sizes = [run.length for run in self.runs for _ in range(run.count)]
+            rows = range(self.batch) if self.rows is None else self.rows
+            before = [0] * self.batch if self.past is None else self.past
+            row = torch.tensor([row for row, size in zip(rows, sizes, strict=False) for _ in range(size)])
+            place = torch.tensor(
+                [before[row] + at for row, size in zip(rows, sizes, strict=False) for at in range(size)]
+            )
+            self.plans["places"] = row.long().to(device), place.long().to(device)
+        return self.plans["places"]  # type: ignore[no-any-return]
+
     def split(self, values: Tensor) -> list[Tensor]:
         """`[T, ...]` → one `[length, ...]` for each sequence; for tokens that the caller packed."""
         sizes = [run.length for run in self.runs for _ in range(run.count)]
         return [values.narrow(0, start, size) for start, size in zip(accumulate(sizes, initial=0), sizes, strict=False)]
 
     def positions(self, device: torch.device) -> Tensor:
-        """`[T]`: each token's place in its sequence; in a padded batch, its column."""
+        """`[T]`: each token's place in its sequence, cached tokens counted; in a padded batch, its column."""
         if not self.padded:
+            if self.past is not None:
+                return self.places(device)[1]
             columns = [torch.arange(run.length, device=device).repeat(run.count) for run in self.runs]
             return torch.cat(columns) if columns else torch.zeros(0, dtype=torch.long, device=device)
         if self.index is not None:
-            return self.index % self.width
-        return torch.arange(self.width, device=device).repeat(self.batch)
+            return self.index % self.width + self.offset
+        return torch.arange(self.offset, self.offset + self.width, device=device).repeat(self.batch)
 
     def unpack_maps(self, layers: tuple[tuple[Tensor, ...], ...] | None) -> tuple[Tensor, ...] | None:
         """Attention weights of each layer, run by run `[count, N, length, length]`, → `[B, N, S, S]` a layer."""
@@ -177,21 +263,34 @@ class Layout:
 
     def _unpack_map(self, blocks: tuple[Tensor, ...]) -> Tensor:
         if self.padded and self.index is None:
-            return blocks[0]
+            return blocks[0] if self._real is None else blocks[0].masked_fill(~self._real[:, None, :, None], 0.0)
+        if self.past is not None:
+            return self._unpack_cached_map(blocks)
         heads = blocks[0].shape[1] if blocks else 0
         device = blocks[0].device if blocks else None
         places = self.index
         if places is None:  # packed by the caller: as if padded on the right
-            row = torch.arange(self.batch, device=device).repeat_interleave(
-                torch.tensor([run.length for run in self.runs for _ in range(run.count)], device=device)
-            )
-            places = row * self.width + self.positions(row.device)
+            sizes = torch.tensor(self.lengths(), device=device)
+            row = torch.arange(self.batch, device=device).repeat_interleave(sizes)
+            places = row * self.width + self.places(row.device)[1]
         full = blocks[0].new_zeros(self.batch, self.width, self.width, heads)
         for run, block in zip(self.runs, blocks, strict=True):
             place = places[run.start : run.start + run.count * run.length].view(run.count, run.length)
             row, column = place // self.width, place % self.width
             full = full.index_put((row[:, :, None], column[:, :, None], column[:, None, :]), block.permute(0, 2, 3, 1))
         return full.permute(0, 3, 1, 2)
+
+    def _unpack_cached_map(self, blocks: tuple[Tensor, ...]) -> Tensor:
+        """`[B, N, S, keys]`; on the last axis stand each row's own tokens from its first on, and then zeros."""
+        assert self.past is not None
+        sizes = [before + length for before, length in zip(self.past, self.lengths(), strict=True)]
+        heads = blocks[0].shape[1] if blocks else 0
+        packed = []
+        for block in blocks:
+            flat = block.transpose(1, 2).flatten(0, 1)  # [count * length, N, keys]
+            packed.append(F.pad(flat, (0, max(sizes) - flat.shape[-1])))
+        full = self.unpack(torch.cat(packed)) if packed else torch.zeros(self.batch, self.width, heads, max(sizes))
+        return full.transpose(1, 2)
 
 
 def _runs(lengths: Sequence[int]) -> tuple[Run, ...]:
@@ -227,6 +326,10 @@ class PackedTokens(NamedTuple):
     position_ids: Tensor | None = None
     inputs_embeds: Tensor | None = None
 
+    def positions(self, device: torch.device) -> Tensor:
+        """`[T]`: the positions that were given, else those of the layout."""
+        return self.layout.positions(device) if self.position_ids is None else self.position_ids
+
     @classmethod
     def from_lists(
         cls,
@@ -250,20 +353,28 @@ def pack_tokens(
     token_type_ids: Tensor | None = None,
     position_ids: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
+    cache: Cache | None = None,
+    packed: PackedTokens | None = None,
 ) -> PackedTokens:
     """The entrance of a model: drop the padding of a batch.
 
     Args:
         input_ids: `[B, S]`, or `[B, C, S]` for multiple choice; exactly one of this and `inputs_embeds`.
         attention_mask: `[B, S]`, zero at padding (anywhere); or `[B, S, S]` / `[B, 1, S, S]`, which tokens each token
-            may see; `None` means that every token is real.
+            may see; `None` means that every token is real. After `P` cached columns it is `[B, P + S]`.
         token_type_ids: `[B, S]` or `None`.
         position_ids: `[B, S]`, `[1, S]` or `None` for the columns' numbers.
         inputs_embeds: `[B, S, H]` or `None`.
+        cache: what is remembered of earlier tokens of these rows, or `None`.
+        packed: tokens that are packed already, in place of all the others; a cache that was asked for is connected.
 
     Raises:
         InputError: when shapes do not fit each other, or both or neither of ids and vectors are given.
     """
+    if packed is not None:
+        if cache is not None and packed.layout.cache is None and not cache.optional:
+            cache.open(packed.layout)
+        return packed
     if (input_ids is None) == (inputs_embeds is None):
         which = "neither" if input_ids is None else "both"
         raise InputError(f"input_ids and inputs_embeds: got {which}, wanted exactly one of them")
@@ -272,7 +383,8 @@ def pack_tokens(
     if source.dim() == axes + 1:  # choices: each is a sequence of its own, all of the same question in a row
         choices = source.shape[1]
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        packed = pack_tokens(*(None if each is None else each.flatten(0, 1) for each in inputs))
+        ids, mask, types, positions, vectors = (None if each is None else each.flatten(0, 1) for each in inputs)
+        packed = pack_tokens(ids, mask, types, positions, vectors)
         packed.layout.choices = choices
         return packed
     if source.dim() != axes:
@@ -283,21 +395,29 @@ def pack_tokens(
             f"{name}: got shape {list(source.shape)}, wanted {wanted}; for one text add a first axis: x[None]"
         )
     batch, width = source.shape[:2]
+    seen = 0 if cache is None else cache.get_seq_length()
     if attention_mask is None:
         layout = Layout.full(batch, width)
-    elif attention_mask.shape == (batch, width):
-        layout = Layout.from_mask(attention_mask)
+    elif attention_mask.shape == (batch, seen + width):
+        layout = Layout.from_mask(attention_mask[:, seen:])
     elif attention_mask.shape in ((batch, width, width), (batch, 1, width, width)):
         layout = Layout.from_pattern(attention_mask)
     else:
+        what = "the tokens" if seen == 0 else f"{seen} cached columns and the tokens"
         raise InputError(
-            f"attention_mask: got shape {list(attention_mask.shape)}, wanted {[batch, width]} like the tokens"
+            f"attention_mask: got shape {list(attention_mask.shape)}, wanted {[batch, seen + width]} like {what}"
         )
+    if cache is not None:
+        cache.open(layout)
     if token_type_ids is not None and token_type_ids.shape != (batch, width):
         raise InputError(
             f"token_type_ids: got shape {list(token_type_ids.shape)}, wanted {[batch, width]} like the tokens"
         )
     if position_ids is not None:
+        if position_ids.shape not in ((batch, width), (1, width)):
+            raise InputError(
+                f"position_ids: got shape {list(position_ids.shape)}, wanted {[batch, width]} like the tokens"
+            )
         position_ids = position_ids.expand(batch, width)
     return PackedTokens(
         layout,

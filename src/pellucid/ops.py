@@ -6,9 +6,10 @@ Pure functions on tensors, none of which knows an architecture. Axes: `T` packed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from pellucid.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from pellucid.cache import CrossMemory, Memory
     from pellucid.config import PretrainedConfig
     from pellucid.layout import Layout
 
@@ -50,6 +52,62 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[name]
 
 
+class Block(NamedTuple):
+    """The sequences of one run of a layout, ready to be attended to.
+
+    Attributes:
+        query: `[count, N, L, D]`.
+        key: `[count, N or fewer, K, D]`; `K` is `L`, or with a memory the tokens before counted.
+        value: `[count, N or fewer, K, D]`.
+        mask: `[count or 1, 1, L or 1, K]`, true where a token may look; `None`: everywhere.
+        causal: whether, beside the mask, a token sees only itself and those before it.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    causal: bool
+
+
+def blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    memory: Memory | None = None,
+) -> Iterator[Block]:
+    """What attends to what in a packed batch, run by run; arguments as in `attention`."""
+    if memory is None or layout.past is None:
+        if memory is not None:
+            memory.store(key, value, layout)
+        for start, count, length in layout.runs:
+            q, k, v = (_block(x, start, count, length) for x in (query, key, value))
+            mask = layout.mask
+            near = None if window is None or window >= length else window
+            if near is not None or (causal and mask is not None):
+                pattern = _pattern(layout, length, causal, near, query.device)
+                mask = pattern if mask is None else mask & pattern
+            yield Block(q, k, v, mask, causal and mask is None)
+        return
+    keys, values = memory.look(key, value, layout)
+    for (start, count, length), span in zip(layout.runs, memory.spans(layout, causal, window), strict=True):
+        k, v = (x if span.rows is None else x.index_select(0, span.rows) for x in (keys, values))
+        yield Block(_block(query, start, count, length), k[:, :, : span.keys], v[:, :, : span.keys], span.mask, False)
+
+
+def cross_blocks(query: Tensor, layout: Layout, memory: CrossMemory) -> Iterator[Block]:
+    """What the tokens of a layout see of another text of the same row, which the memory holds."""
+    assert memory.keys is not None
+    assert memory.values is not None
+    for (start, count, length), span in zip(layout.runs, memory.spans(layout, False, None), strict=True):
+        k, v = (x if span.rows is None else x.index_select(0, span.rows) for x in (memory.keys, memory.values))
+        yield Block(_block(query, start, count, length), k, v, span.mask, False)
+
+
 def attention(
     query: Tensor,
     key: Tensor,
@@ -57,44 +115,98 @@ def attention(
     layout: Layout,
     *,
     causal: bool = False,
+    window: int | None = None,
+    bias: Sequence[Tensor] | None = None,
     dropout: float = 0.0,
     scale: float | None = None,
     need_weights: bool = False,
+    memory: Memory | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
     """Scaled dot-product attention (Vaswani et al. 2017) within each sequence of a layout.
 
     Args:
         query: `[T, N, D]`.
-        key: `[T, N, D]`.
-        value: `[T, N, D]`.
+        key: `[T, N, D]`, or fewer heads, each of which serves several heads of the query (Ainslie et al. 2023).
+        value: as `key`.
         layout: which tokens belong to one sequence.
         causal: whether a token sees only itself and those before it.
+        window: a token sees only those nearer than this many places; `None`: all.
+        bias: numbers added to the scores, one tensor `[count or 1, N, L, K]` for each run, as from `distances`.
         dropout: share of the weights dropped; 0 outside of training.
         scale: factor on the scores, default `1 / sqrt(D)`.
         need_weights: also return the weights, computed openly instead of by the fused kernel.
+        memory: of this layer, which the keys and values are added to and earlier ones are taken from.
 
     Returns:
-        The mixed values `[T, N * D]`, and per run of the layout the weights `[count, N, length, length]` or `None`.
+        The mixed values `[T, N * D]`, and per run of the layout the weights `[count, N, L, K]` or `None`.
     """
+    found = blocks(query, key, value, layout, causal=causal, window=window, memory=memory)
+    return attend(found, query, bias=bias, dropout=dropout, scale=scale, need_weights=need_weights)
+
+
+def attend(
+    found: Iterable[Block],
+    query: Tensor,
+    *,
+    bias: Sequence[Tensor] | None = None,
+    dropout: float = 0.0,
+    scale: float | None = None,
+    need_weights: bool = False,
+) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+    """The arithmetic of `attention` on blocks that were found already; `query` is what an empty batch gives back."""
     mixed, weights = [], []
-    for start, count, length in layout.runs:
-        q, k, v = (_block(x, start, count, length) for x in (query, key, value))  # [count, N, length, D]
+    for number, (q, k, v, mask, causal) in enumerate(found):
+        added = None if bias is None else bias[number].to(q.dtype)
         if need_weights:
-            block, weight = _open_attention(q, k, v, layout.mask, causal, dropout, scale)
+            block, weight = _open_attention(q, k, v, mask, added, causal, dropout, scale)
             weights.append(weight)
         else:
-            mask = layout.mask
-            if causal and mask is not None:
-                mask, causal_flag = mask & _lower_triangle(length, query.device), False
-            else:
-                causal_flag = causal
+            if added is not None:
+                if causal:
+                    mask = _lower_triangle(q.shape[2], q.device)
+                mask = added if mask is None else added.masked_fill(~mask, float("-inf"))
+                causal = False
             block = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal_flag, scale=scale
-            )
-        mixed.append(block.transpose(1, 2).reshape(count * length, -1))  # [count * length, N * D]
+                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale,
+                enable_gqa=k.shape[1] != q.shape[1],
+            )  # fmt: skip
+        mixed.append(block.transpose(1, 2).flatten(2).flatten(0, 1))  # [count * L, N * D]
     if not mixed:
-        return value.flatten(1), () if need_weights else None
+        return query.flatten(1), () if need_weights else None
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed), tuple(weights) if need_weights else None
+
+
+def distances(layout: Layout, device: torch.device, memory: Memory | None = None) -> list[Tensor]:
+    """For each run of a layout, `[count or 1, L, K]`: place of the token looked at − place of the token that looks."""
+    if memory is not None and layout.past is not None:
+        return memory.distances(layout, device)
+    found = []
+    for _, _, length in layout.runs:
+        place = torch.arange(length, device=device)
+        found.append((place[None, :] - place[:, None])[None])
+    return found
+
+
+def relative_buckets(relative: Tensor, buckets: int, max_distance: int, bidirectional: bool) -> Tensor:
+    """Which of a few buckets a distance falls into: near ones have their own, far ones share (Raffel et al. 2019).
+
+    Args:
+        relative: distances of any shape, place of the token looked at − place of the token that looks.
+        buckets: how many there are.
+        max_distance: from here on, all fall into the last.
+        bidirectional: half of the buckets are for tokens ahead; otherwise those all fall into the first.
+    """
+    place = torch.zeros_like(relative)
+    if bidirectional:
+        buckets //= 2
+        place = (relative > 0).long() * buckets
+        away = relative.abs()
+    else:
+        away = (-relative).clamp(min=0)
+    exact = buckets // 2
+    shared = (away.clamp(min=1).float() / exact).log() / math.log(max_distance / exact) * (buckets - exact)
+    far = (exact + shared.long()).clamp(max=buckets - 1)
+    return place + torch.where(away < exact, away, far)
 
 
 def project(x: Tensor, *layers: nn.Module) -> Sequence[Tensor]:
@@ -119,17 +231,159 @@ def _lower_triangle(length: int, device: torch.device) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
+def _pattern(layout: Layout, length: int, causal: bool, window: int | None, device: torch.device) -> Tensor:
+    """`[L, L]`: who may look at whom by distance alone; worked out once for all layers."""
+    plan = ("pattern", length, causal, window)
+    if plan not in layout.plans:
+        seen = torch.ones(length, length, dtype=torch.bool, device=device)
+        if window is not None:
+            seen = seen.tril(window - 1).triu(1 - window)
+        layout.plans[plan] = seen.tril() if causal else seen
+    return layout.plans[plan]  # type: ignore[no-any-return]
+
+
 def _open_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, dropout: float, scale: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    causal: bool,
+    dropout: float,
+    scale: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """The same as the fused kernel, step by step: scores, softmax, mix. All `[count, N, length, ...]`."""
+    """The same as the fused kernel, step by step: scores, softmax, mix. All `[count, N, L, ...]`."""
+    shared = query.shape[1] // key.shape[1]
+    if shared > 1:
+        key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if bias is not None:
+        scores = scores + bias
     if causal:
         scores = scores.masked_fill(~_lower_triangle(scores.shape[-1], scores.device), float("-inf"))
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     weights = F.dropout(scores.softmax(dim=-1), dropout)
     return weights @ value, weights
+
+
+# ---------------------------------------------------------------------- rotary positions
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding (Su et al. 2021): positions as angles, by which pairs of numbers are turned.
+
+    Args:
+        parameters: `rope_parameters` of a configuration: `rope_type`, `rope_theta` and what the type needs.
+        head_size: `D`.
+        max_positions: `max_position_embeddings` of the configuration.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], head_size: int, max_positions: int) -> None:
+        super().__init__()
+        self.settings = dict(parameters)
+        self.size = int(head_size * parameters.get("partial_rotary_factor", 1.0))
+        self.max_positions = max_positions
+        self.by_length = parameters["rope_type"] in ("dynamic", "longrope")
+        self.speeds: Tensor | None = None  # [D / 2], angle per position
+        self.factor = 1.0
+
+    def forward(self, positions: Tensor, layout: Layout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Positions `[T]` → cosine and sine of the angles, each `[T, 1, D / 2]`, for `rotate`."""
+        if self.by_length:
+            speeds = self._speeds_by_length(layout, positions.device)[:, None]  # [T, 1, D / 2]
+        else:
+            if self.speeds is None or self.speeds.device != positions.device:
+                made, self.factor = rotary_speeds(self.settings, self.size, self.max_positions, 0)
+                self.speeds = made.to(positions.device)
+            speeds = self.speeds
+        angles = positions[:, None, None].float() * speeds
+        return (angles.cos() * self.factor).to(dtype), (angles.sin() * self.factor).to(dtype)
+
+    def _speeds_by_length(self, layout: Layout, device: torch.device) -> Tensor:
+        """`[T, D / 2]`: each text by its own length, so that it gives the same answer alone and in any batch."""
+        past = [0] * layout.batch if layout.past is None else layout.past
+        lengths = [before + new for before, new in zip(past, layout.lengths(), strict=True)]
+        made = [rotary_speeds(self.settings, self.size, self.max_positions, length) for length in lengths]
+        self.factor = made[0][1]
+        return torch.stack([speeds for speeds, _ in made]).to(device)[layout.places(device)[0]]
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair of numbers of `x` `[T, N, D]` by its angle; `i` of the first half pairs with `i` of the second.
+
+    Angles for fewer than `D` numbers leave the last ones as they are.
+    """
+    cos, sin = rotary
+    half = cos.shape[-1]
+    first, second = x[..., :half], x[..., half : 2 * half]
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return torch.cat(turned if 2 * half == x.shape[-1] else [*turned, x[..., 2 * half :]], dim=-1)
+
+
+def rotary_speeds(parameters: Mapping[str, Any], size: int, max_positions: int, length: int) -> tuple[Tensor, float]:
+    """How fast each pair of numbers turns, `[size / 2]`, and a factor on the result.
+
+    The scalings stretch a model beyond the length it was trained on: `linear` slows all turns down; `dynamic` slows
+    more, the longer the text is; `yarn` (Peng et al. 2023, arXiv:2309.00071) and `llama3` leave fast turns as they are
+    and slow down slow ones; `longrope` (Ding et al. 2024, arXiv:2402.13753) has a number for each pair.
+
+    Args:
+        parameters: `rope_type`, `rope_theta` and what the type needs.
+        size: how many numbers of a head are turned.
+        max_positions: `max_position_embeddings`.
+        length: of the longest text at hand, which `dynamic` and `longrope` look at.
+    """
+    kind, theta = parameters["rope_type"], float(parameters["rope_theta"])
+    steps = torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size
+    factor: Any = parameters.get("factor")
+    trained = parameters.get("original_max_position_embeddings") or max_positions
+    if kind == "dynamic":
+        longest = max(length, max_positions)
+        theta *= (factor * longest / max_positions - (factor - 1)) ** (size / (size - 2))
+    speeds = 1.0 / theta**steps
+    if kind == "linear":
+        speeds = speeds / factor
+    elif kind == "llama3":
+        low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
+        turns = trained * speeds / (2 * math.pi)  # in the length that the model was trained on
+        share = ((turns - low) / (high - low)).clamp(0, 1)
+        speeds = (1 - share) * speeds / factor + share * speeds
+    elif kind == "yarn":
+        return _yarn_speeds(parameters, speeds, size, factor or max_positions / trained, trained)
+    elif kind == "longrope":
+        numbers = parameters["long_factor" if length > trained else "short_factor"]
+        speeds = 1.0 / (torch.tensor(numbers, dtype=torch.float32, device="cpu") * theta**steps)
+        stretch = factor or max_positions / trained
+        usual = 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(trained))
+        given = parameters.get("attention_factor")
+        return speeds, usual if given is None else given
+    return speeds, 1.0
+
+
+def _yarn_speeds(
+    parameters: Mapping[str, Any], speeds: Tensor, size: int, factor: float, trained: int
+) -> tuple[Tensor, float]:
+    """YaRN: pairs that turn often keep their speed, those that turn seldom are slowed down, a ramp between."""
+
+    def pair_of(turns: float) -> float:
+        """Which pair turns that often within the length that the model was trained on."""
+        return size * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(parameters["rope_theta"]))
+
+    def warmth(scale: float, weight: float = 1.0) -> float:
+        return 1.0 if scale <= 1 else 0.1 * weight * math.log(scale) + 1.0
+
+    low, high = pair_of(parameters.get("beta_fast") or 32), pair_of(parameters.get("beta_slow") or 1)
+    if parameters.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, size - 1)
+    pairs = torch.arange(size // 2, dtype=torch.float32, device="cpu")
+    slowed = ((pairs - low) / (high - low if high != low else 0.001)).clamp(0, 1)
+    given = parameters.get("attention_factor")
+    above, below = parameters.get("mscale"), parameters.get("mscale_all_dim")
+    if given is None:
+        given = warmth(factor, above) / warmth(factor, below) if above and below else warmth(factor)
+    return speeds / factor * slowed + speeds * (1 - slowed), float(given)
 
 
 def embed(table: nn.Embedding, ids: Tensor, what: str = "input_ids") -> Tensor:
@@ -160,8 +414,9 @@ def run_layers(
     want_maps: bool | Collection[int] | None,
     want_states: bool,
     recompute: bool,
-) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[tuple[Tensor, ...], ...] | None]:
-    """Run a stack of layers, each `(hidden, layout, need_weights) → (hidden, weights or None)`, and keep what is asked.
+    *shared: Any,
+) -> tuple[Tensor, tuple[Tensor, ...] | None, Any]:
+    """Run layers `(hidden, layout, need_weights, *shared) → (hidden, weights or None)` and keep what is asked.
 
     Args:
         layers: the stack.
@@ -170,6 +425,7 @@ def run_layers(
         want_maps: attention weights of all layers (`True`), of a collection of layer numbers, or of none.
         want_states: keep the states before the first and after each layer.
         recompute: save memory by computing each layer's inside again for the gradients (gradient checkpointing).
+        shared: what all layers are given beside, such as rotary angles.
 
     Returns:
         The last states `[T, H]`, all states or `None`, all weights (run by run of the layout) or `None`.
@@ -178,9 +434,9 @@ def run_layers(
     for number, layer in enumerate(layers):
         need_weights = number in want_maps if isinstance(want_maps, Collection) else bool(want_maps)
         if recompute:
-            hidden, weights = checkpoint(layer, hidden, layout, need_weights, use_reentrant=False)
+            hidden, weights = checkpoint(layer, hidden, layout, need_weights, *shared, use_reentrant=False)
         else:
-            hidden, weights = layer(hidden, layout, need_weights)
+            hidden, weights = layer(hidden, layout, need_weights, *shared)
         if want_states:
             states.append(hidden)
         if weights is not None:

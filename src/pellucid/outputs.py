@@ -18,6 +18,8 @@ from pellucid.errors import did_you_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pellucid.cache import Cache
+
 
 class ModelOutput:
     """Base of all outputs; entries are the fields that are not `None`, in the order they are declared."""
@@ -123,6 +125,150 @@ class TokenClassifierOutput(LossAndLogits):
 
 
 @dataclass
+class BaseModelOutputWithPast(ModelOutput):
+    """A decoder body's answer: `last_hidden_state` `[B, S, H]`, and `past_key_values`, what it remembers (`Cache`)."""
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
+    """The same of a decoder that also looks at another text: `cross_attentions`, each `[B, N, S, source]`."""
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
+    """The same with `pooler_output` `[B, H]`, one vector for the sequence."""
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CausalLMOutputWithPast(ModelOutput):
+    """`logits` `[B, S, V]`: scores of every vocabulary entry as the next token; `past_key_values` to go on from."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class CausalLMOutputWithCrossAttentions(ModelOutput):
+    """The same of a decoder that also looks at another text: `cross_attentions`, each `[B, N, S, source]`."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class SequenceClassifierOutputWithPast(ModelOutput):
+    """`logits` `[B, C]`: a score for each class, read off the last token; `past_key_values` of the text."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class DoubleHeadsModelOutput(ModelOutput):
+    """`logits` `[B, C, S, V]` of the next words and `mc_logits` `[B, C]` of the choices, each with its loss."""
+
+    loss: Tensor | None = None
+    mc_loss: Tensor | None = None
+    logits: Tensor | None = None
+    mc_logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Seq2SeqModelOutput(ModelOutput):
+    """An encoder-decoder body's answer.
+
+    Attributes:
+        last_hidden_state: `[B, S, H]` of the decoder.
+        past_key_values: what the decoder remembers, an `EncoderDecoderCache`.
+        decoder_hidden_states: embeddings and each decoder layer's output `[B, S, H]`, when asked for.
+        decoder_attentions: each layer's weights `[B, N, S, S]` among the decoder's tokens, when asked for.
+        cross_attentions: each layer's weights `[B, N, S, source]` on the encoder's tokens, when asked for.
+        encoder_last_hidden_state: `[B, source, H]`.
+        encoder_hidden_states: embeddings and each encoder layer's output, when asked for.
+        encoder_attentions: each encoder layer's weights `[B, N, source, source]`, when asked for.
+    """
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class Seq2SeqLossAndLogits(ModelOutput):
+    """What a head on an encoder-decoder answers: `loss`, `logits`, and what the body has (`Seq2SeqModelOutput`)."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+class Seq2SeqLMOutput(Seq2SeqLossAndLogits):
+    """`logits` `[B, S, V]`: scores of every vocabulary entry as the next token of the answer."""
+
+
+class Seq2SeqSequenceClassifierOutput(Seq2SeqLossAndLogits):
+    """`logits` `[B, C]`: a score for each class."""
+
+
+@dataclass
+class Seq2SeqQuestionAnsweringModelOutput(ModelOutput):
+    """`start_logits` and `end_logits` `[B, S]` of the answer's ends, and what the body has (`Seq2SeqModelOutput`)."""
+
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    decoder_hidden_states: tuple[Tensor, ...] | None = None
+    decoder_attentions: tuple[Tensor, ...] | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+    encoder_last_hidden_state: Tensor | None = None
+    encoder_hidden_states: tuple[Tensor, ...] | None = None
+    encoder_attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
 class QuestionAnsweringModelOutput(ModelOutput):
     """`start_logits` and `end_logits` `[B, S]`: scores of each token to begin or end the answer.
 
@@ -143,5 +289,16 @@ class BertForPreTrainingOutput(ModelOutput):
     loss: Tensor | None = None
     prediction_logits: Tensor | None = None
     seq_relationship_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class AlbertForPreTrainingOutput(ModelOutput):
+    """`prediction_logits` `[B, S, V]` of the masked words and `sop_logits` `[B, 2]` of the order of the pair."""
+
+    loss: Tensor | None = None
+    prediction_logits: Tensor | None = None
+    sop_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None

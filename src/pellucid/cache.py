@@ -1,0 +1,520 @@
+"""What a decoder remembers, so that it need not compute earlier tokens again: keys and values, layer by layer.
+
+A `Cache` is a list of memories, one a layer, and the number of tokens that each row of the batch has in them. Which
+kind of memory a layer has is its own affair: `GrowingMemory` keeps everything, `FixedMemory` everything up to a size
+that is set aside at once, `SlidingMemory` a window of the latest tokens, `CrossMemory` the keys and values of a text
+that does not change (what an encoder has read). `DynamicCache` and `StaticCache` only choose among them.
+
+In memory every row starts at its first real token: padding is never kept. Rows of different lengths are told apart by
+masks, which are worked out once for all layers (`Layout.plans`).
+
+Axes: `B` rows, `N` key/value heads, `D` head size, `T` packed tokens, `K` remembered places.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import InputError, strict
+from pellucid.layout import Layout, Run
+
+if TYPE_CHECKING:
+    from pellucid.config import PretrainedConfig
+
+
+class Span(NamedTuple):
+    """What the sequences of one run of a layout see in a memory.
+
+    Attributes:
+        rows: `[count]` their rows in the memory; `None`: all rows in order.
+        keys: how many places from the first on are looked at.
+        mask: `[count or 1, 1, length, keys]`, which token sees which place; `None`: every token sees all of them.
+    """
+
+    rows: Tensor | None
+    keys: int
+    mask: Tensor | None
+
+
+class Memory(ABC):
+    """Keys and values of one layer: `keys` and `values`, each `[B, N, K, D]`, or `None` before the first token."""
+
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    @abstractmethod
+    def store(self, key: Tensor, value: Tensor, layout: Layout) -> None:
+        """Take in the keys and values of new tokens, packed `[T, N, D]` each."""
+
+    @abstractmethod
+    def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
+        """What each run of the layout sees, its own tokens included; `window`: only places nearer than that."""
+
+    def distances(self, layout: Layout, device: torch.device) -> list[Tensor]:
+        """For each run, `[count or 1, L, K]`: place of the token looked at − place of the token that looks."""
+        raise InputError(f"{type(self).__name__}: relative positions need a memory that keeps every token")
+
+    def look(self, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Store new keys and values `[T, N, D]`, and give everything that they may look at, `[B, N, K, D]` each."""
+        self.store(key, value, layout)
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the given rows, in that order; a row may be kept several times."""
+        if self.keys is not None and self.values is not None:
+            self.keys = self.keys.index_select(0, rows.to(self.keys.device))
+            self.values = self.values.index_select(0, rows.to(self.values.device))
+
+    def crop(self, length: int) -> None:
+        """Forget what lies at places from `length` on; most kinds do nothing, the next tokens are written over it."""
+        return
+
+    @property
+    def bytes(self) -> int:
+        """Memory that is set aside."""
+        return sum(tensor.nbytes for tensor in (self.keys, self.values) if tensor is not None)
+
+
+class GrowingMemory(Memory):
+    """Keeps every token; the space doubles when it is full, so that a token is copied once on average."""
+
+    def capacity(self, needed: int) -> int:
+        """Places to set aside when `needed` are needed and there are fewer."""
+        held = 0 if self.keys is None else self.keys.shape[2]
+        return max(needed, 2 * held, 16)
+
+    def store(self, key: Tensor, value: Tensor, layout: Layout) -> None:
+        """Each token goes to its place in its row."""
+        needed = _needed(layout)
+        if self.keys is None or self.values is None or self.keys.shape[2] < needed:
+            places = self.capacity(needed)
+            self.keys = _room(self.keys, key, layout.batch, places)
+            self.values = _room(self.values, value, layout.batch, places)
+        self.keys = _write(self.keys, key, layout)
+        self.values = _write(self.values, value, layout)
+
+    def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
+        """Everything before a token, by the place where it lies."""
+        plan = ("growing", causal, window)
+        if plan not in layout.plans:
+            layout.plans[plan] = [_span(layout, rows, run, causal, window) for rows, run in _rows_of_runs(layout)]
+        return layout.plans[plan]  # type: ignore[no-any-return]
+
+    def distances(self, layout: Layout, device: torch.device) -> list[Tensor]:
+        """By the places where tokens lie."""
+        found = []
+        for rows, run in _rows_of_runs(layout):
+            past = _pasts(layout, rows)
+            place = torch.arange(max(past) + run.length, device=device)
+            before = torch.tensor(past[:1] if min(past) == max(past) else past, device=device)
+            looks = before[:, None] + torch.arange(run.length, device=device)  # [count or 1, L]
+            found.append(place[None, None, :] - looks[:, :, None])
+        return found
+
+
+class FixedMemory(GrowingMemory):
+    """Keeps up to `max_length` tokens in space that is set aside once and stays where it is."""
+
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+
+    def capacity(self, needed: int) -> int:
+        """All of it, or `InputError` when that is too little."""
+        if needed > self.max_length:
+            raise InputError(
+                f"cache: got {needed} tokens, room for {self.max_length}; make it with a larger max_cache_len"
+            )
+        return self.max_length
+
+
+class SlidingMemory(Memory):
+    """Keeps the last `window - 1` tokens, all that a new token sees beside itself, in a ring.
+
+    A token at place `p` lies at `p % (window - 1)`. New tokens look at the ring as it was and at each other, and only
+    then take their places in it.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.size = max(window - 1, 1)
+
+    def store(self, key: Tensor, value: Tensor, layout: Layout) -> None:
+        """The last tokens of each row go to their slots in the ring."""
+        self.keys = _room(self.keys, key, layout.batch, self.size) if self.keys is None else self.keys
+        self.values = _room(self.values, value, layout.batch, self.size) if self.values is None else self.values
+        row, place = layout.places(key.device)
+        lengths = torch.tensor(_totals(layout), device=key.device)
+        kept = place >= lengths[row] - self.size  # of a long text only the end stays
+        row, slot = row[kept], place[kept] % self.size
+        self.keys = _put(self.keys, row, slot, key[kept])
+        self.values = _put(self.values, row, slot, value[kept])
+
+    def look(self, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """The ring as it was, and after it the new tokens: `[B, N, size + S, D]` each; then store them."""
+        assert self.keys is not None
+        assert self.values is not None
+        fresh_key = _room(None, key, layout.batch, layout.width)
+        fresh_value = _room(None, value, layout.batch, layout.width)
+        row, place = layout.places(key.device)
+        slot = place if layout.past is None else place - torch.tensor(layout.past, device=key.device)[row]
+        keys = torch.cat([self.keys, _put(fresh_key, row, slot, key)], dim=2)
+        values = torch.cat([self.values, _put(fresh_value, row, slot, value)], dim=2)
+        self.store(key, value, layout)
+        return keys, values
+
+    def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
+        """What the slots of the ring and the new tokens hold, as far as it is near enough."""
+        plan = ("sliding", self.size, window)
+        if plan not in layout.plans:
+            layout.plans[plan] = [self._span(layout, rows, run, window) for rows, run in _rows_of_runs(layout)]
+        return layout.plans[plan]  # type: ignore[no-any-return]
+
+    def _span(self, layout: Layout, rows: list[int], run: Run, window: int | None) -> Span:
+        past = torch.tensor(_pasts(layout, rows))[:, None]
+        ring = torch.arange(self.size)  # slot s holds the latest place before `past` that is s modulo the size
+        held = past - 1 - (past - 1 - ring) % self.size  # [count, size]
+        fresh = past + torch.arange(layout.width)  # [count, S]
+        places = torch.cat([held, fresh], dim=1)[:, None, None, :]
+        query = (past + torch.arange(run.length))[:, None, :, None]
+        mask = (places >= 0) & (places <= query) & (query - places < (window or self.window))
+        chosen = None if rows == list(range(layout.batch)) else torch.tensor(rows)
+        return Span(chosen, self.size + layout.width, mask)
+
+    def crop(self, length: int) -> None:
+        """Refused: a ring has forgotten what stood before."""
+        raise InputError("crop: a sliding-window memory has overwritten its older tokens; use StaticCache or run again")
+
+
+class CrossMemory(Memory):
+    """Keys and values of a text that was read once, `[B, N, K, D]`; rows shorter than `K` are masked."""
+
+    def __init__(self) -> None:
+        self.mask: Tensor | None = None  # [B, 1, 1, K]
+
+    def store(self, key: Tensor, value: Tensor, layout: Layout) -> None:
+        """`layout` is that of the text that was read."""
+        row, place = layout.places(key.device)
+        lengths = layout.lengths()
+        longest = max(lengths, default=0)
+        self.keys = _put(_room(None, key, layout.batch, longest), row, place, key)
+        self.values = _put(_room(None, value, layout.batch, longest), row, place, value)
+        if min(lengths, default=0) < longest:
+            ends = torch.tensor(lengths, device=key.device)[:, None, None, None]
+            self.mask = torch.arange(longest, device=key.device) < ends
+
+    def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
+        """Every token sees the whole text of its row."""
+        assert self.keys is not None
+        found = []
+        for rows, _ in _rows_of_runs(layout):
+            chosen = None if rows == list(range(layout.batch)) else torch.tensor(rows, device=self.keys.device)
+            mask = self.mask if self.mask is None or chosen is None else self.mask[chosen]
+            found.append(Span(chosen, self.keys.shape[2], mask))
+        return found
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the given rows and what is hidden in them."""
+        super().select(rows)
+        if self.mask is not None:
+            self.mask = self.mask.index_select(0, rows.to(self.mask.device))
+
+
+# ---------------------------------------------------------------------- places
+
+
+def _totals(layout: Layout) -> list[int]:
+    """Tokens of each row, `[B]`, those of this layout included."""
+    past = [0] * layout.batch if layout.past is None else layout.past
+    return [before + new for before, new in zip(past, layout.lengths(), strict=True)]
+
+
+def _needed(layout: Layout) -> int:
+    if "needed" not in layout.plans:
+        layout.plans["needed"] = max(_totals(layout), default=0)
+    return layout.plans["needed"]  # type: ignore[no-any-return]
+
+
+def _is_even(layout: Layout) -> bool:
+    """Whether all rows have the same number of old tokens and of new ones, and stand in order."""
+    if "even" not in layout.plans:
+        past = layout.past
+        same = past is None or past.count(past[0]) == len(past)
+        layout.plans["even"] = same and len(layout.runs) == 1 and layout.rows is None
+    return layout.plans["even"]  # type: ignore[no-any-return]
+
+
+def _room(old: Tensor | None, like: Tensor, batch: int, places: int) -> Tensor:
+    """Space `[B, N, places, D]`, what was remembered copied into it."""
+    made = like.new_zeros(batch, like.shape[1], places, like.shape[2])
+    if old is not None:
+        made[:, :, : old.shape[2]] = old
+    return made
+
+
+def _put(memory: Tensor, row: Tensor, slot: Tensor, new: Tensor) -> Tensor:
+    """Write `[T, N, D]` at rows and slots `[T]`; where gradients are wanted, into a copy."""
+    if new.requires_grad or memory.requires_grad:
+        return memory.transpose(1, 2).index_put((row, slot), new).transpose(1, 2)
+    memory.transpose(1, 2).index_put_((row, slot), new)
+    return memory
+
+
+def _write(memory: Tensor, new: Tensor, layout: Layout) -> Tensor:
+    """Write new tokens `[T, N, D]` behind those that each row has."""
+    if not _is_even(layout):
+        return _put(memory, *layout.places(new.device), new)
+    past = 0 if layout.past is None else layout.past[0]
+    block = new.view(layout.batch, -1, *new.shape[1:]).transpose(1, 2)  # [B, N, S, D]
+    if new.requires_grad or memory.requires_grad:
+        after = memory[:, :, past + block.shape[2] :]
+        return torch.cat([memory[:, :, :past], block, after], dim=2)
+    memory[:, :, past : past + block.shape[2]] = block
+    return memory
+
+
+def _rows_of_runs(layout: Layout) -> Iterator[tuple[list[int], Run]]:
+    """Each run with the rows of the batch that it consists of."""
+    rows = list(range(layout.batch)) if layout.rows is None else list(layout.rows)
+    start = 0
+    for run in layout.runs:
+        yield rows[start : start + run.count], run
+        start += run.count
+
+
+def _pasts(layout: Layout, rows: list[int]) -> list[int]:
+    """How many tokens of each of these rows are remembered."""
+    return [0] * len(rows) if layout.past is None else [layout.past[row] for row in rows]
+
+
+def _span(layout: Layout, rows: list[int], run: Run, causal: bool, window: int | None) -> Span:
+    """What `rows` see in a memory where the token at place `p` lies at `p`."""
+    past = _pasts(layout, rows)
+    keys = max(past) + run.length
+    chosen = None if rows == list(range(layout.batch)) else torch.tensor(rows)
+    if min(past) == max(past) and (run.length == 1 or not causal) and (window is None or window >= keys):
+        return Span(chosen, keys, None)
+    before = torch.tensor(past[:1] if min(past) == max(past) else past)[:, None]  # [count or 1, 1]
+    query = (before + torch.arange(run.length))[:, None, :, None]
+    place = torch.arange(keys)
+    mask = place <= query if causal else place < (before + run.length)[:, None, :, None]
+    if window is not None:
+        mask = mask & (query - place < window)
+    return Span(chosen, keys, mask)
+
+
+# ---------------------------------------------------------------------- all layers
+
+
+class Cache:
+    """The memories of all layers, and how many tokens each row has in them.
+
+    Args:
+        layers: the memories; a layer without one gets a `GrowingMemory` when it asks.
+    """
+
+    optional = False
+    """Made because it is usual and not because somebody asked: given up for a batch that cannot be remembered."""
+
+    def __init__(self, layers: Iterable[Memory] = ()) -> None:
+        self.layers = list(layers)
+        self.lengths: list[int] | None = None  # real tokens of each row, [B]
+        self._columns = 0
+
+    def __getitem__(self, number: int) -> Memory:
+        """The memory of layer `number`."""
+        while len(self.layers) <= number:
+            self.layers.append(GrowingMemory())
+        return self.layers[number]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns seen so far, padding counted: where the next column of `input_ids` stands."""
+        return self._columns
+
+    def open(self, layout: Layout) -> None:
+        """Connect a batch of new tokens with what is remembered of its rows.
+
+        Raises:
+            InputError: another number of rows, or a mask that lets each token see a set of its own.
+        """
+        if layout.mask is not None:
+            if self.optional and not self._columns:
+                return
+            raise InputError(
+                "past_key_values: a mask with holes, or with a row for each token, cannot be remembered; "
+                "pass use_cache=False"
+            )
+        if self.lengths is not None and len(self.lengths) != layout.batch:
+            raise InputError(
+                f"past_key_values: got {len(self.lengths)} rows for a batch of {layout.batch}; "
+                "start a new cache, or use batch_select_indices"
+            )
+        layout.cache = self
+        layout.past = self.lengths if self.lengths is not None and any(self.lengths) else None
+        layout.offset = self._columns
+
+    def advance(self, layout: Layout) -> None:
+        """Count the tokens of a layout as remembered, after all layers have stored them."""
+        self.lengths = _totals(layout)
+        self._columns += layout.width
+
+    @strict
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let row `i` continue what row `beam_idx[i]` has seen: `[B]` row numbers."""
+        self.batch_select_indices(beam_idx)
+
+    @strict
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the given rows, in that order."""
+        for layer in self.layers:
+            layer.select(indices)
+        if self.lengths is not None:
+            self.lengths = [self.lengths[row] for row in indices.tolist()]
+
+    @strict
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Make of each row `repeats` rows."""
+        rows = 0 if self.lengths is None else len(self.lengths)
+        self.batch_select_indices(torch.arange(rows).repeat_interleave(repeats))
+
+    @strict
+    def crop(self, max_length: int) -> None:
+        """Forget all but the first `max_length` tokens of each row; a negative number: the last so many."""
+        for layer in self.layers:
+            layer.crop(max_length)
+        if self.lengths is not None:
+            longest = max(self.lengths, default=0)
+            kept = max(longest + max_length, 0) if max_length < 0 else max_length
+            self._columns -= max(longest - kept, 0)
+            self.lengths = [min(length, kept) for length in self.lengths]
+
+    def reset(self) -> None:
+        """Forget all tokens; space that was set aside stays."""
+        self.lengths, self._columns = None, 0
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all layers."""
+        return sum(layer.bytes for layer in self.layers)
+
+
+class DynamicCache(Cache):
+    """Room that grows with the text; layers that see a window of it keep that window.
+
+    Args:
+        config: of the model; its `layer_types` and `sliding_window` say which layers see a window. Without it all
+            layers keep everything.
+    """
+
+    @strict
+    def __init__(self, config: PretrainedConfig | None = None) -> None:
+        windows = windows_of(config)
+        super().__init__([GrowingMemory() if window is None else SlidingMemory(window) for window in windows])
+
+
+class StaticCache(Cache):
+    """Room for `max_cache_len` tokens of each row, set aside once: for compiled models, and a known memory use.
+
+    Args:
+        config: of the model.
+        max_cache_len: tokens that fit.
+    """
+
+    @strict
+    def __init__(self, config: PretrainedConfig, max_cache_len: int) -> None:
+        layers = [
+            FixedMemory(max_cache_len) if window is None or window > max_cache_len else SlidingMemory(window)
+            for window in windows_of(config) or [None] * _layer_count(config)
+        ]
+        super().__init__(layers)
+
+
+class EncoderDecoderCache(Cache):
+    """What the decoder of an encoder-decoder remembers: its own tokens, and what it sees of the encoder's.
+
+    Args:
+        self_attention_cache: of its own tokens.
+        cross_attention_cache: of the encoder's, filled at the first step.
+    """
+
+    @strict
+    def __init__(
+        self,
+        self_attention_cache: Cache | None = None,
+        cross_attention_cache: Cache | None = None,
+    ) -> None:
+        super().__init__()
+        self.self_attention_cache = self_attention_cache or DynamicCache()
+        self.layers = self.self_attention_cache.layers
+        self.cross_attention_cache = cross_attention_cache or Cache()
+
+    def cross(self, number: int) -> CrossMemory:
+        """The memory of layer `number` for the encoder's tokens, empty before the first step."""
+        layers = self.cross_attention_cache.layers
+        while len(layers) <= number:
+            layers.append(CrossMemory())
+        found = layers[number]
+        assert isinstance(found, CrossMemory)
+        return found
+
+    @strict
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the given rows, in that order, of both."""
+        super().batch_select_indices(indices)
+        self.cross_attention_cache.batch_select_indices(indices)
+
+    def reset(self) -> None:
+        """Forget all tokens of both."""
+        super().reset()
+        self.cross_attention_cache.layers.clear()
+
+
+def windows_of(config: PretrainedConfig | None) -> Sequence[int | None]:
+    """The window of each layer by `layer_types` and `sliding_window`; nothing for a model without windows."""
+    types: Any = getattr(config, "layer_types", None)
+    window: Any = getattr(config, "sliding_window", None)
+    if not types or not window:
+        return []
+    return [window if kind == "sliding_attention" else None for kind in types]
+
+
+def _layer_count(config: PretrainedConfig) -> int:
+    return int(config.num_hidden_layers)
+
+
+def open_cache(
+    past_key_values: Cache | None, use_cache: bool | None, config: PretrainedConfig, training: bool = False
+) -> Cache | None:
+    """The cache that a decoder's call works on.
+
+    Args:
+        past_key_values: handed in, or `None`.
+        use_cache: whether one is wanted; `None`: as the configuration says, and not in training.
+        config: of the model.
+        training: whether the model is being trained.
+
+    Raises:
+        InputError: for something that is no cache.
+    """
+    if past_key_values is not None:
+        if not isinstance(past_key_values, Cache):
+            raise InputError(
+                f"past_key_values: got a {type(past_key_values).__name__}, wanted a cache such as DynamicCache()"
+            )
+        return past_key_values
+    wanted = getattr(config, "use_cache", True) and not training if use_cache is None else use_cache
+    if not wanted:
+        return None
+    looks_across = config.is_encoder_decoder or getattr(config, "add_cross_attention", False)
+    cache = EncoderDecoderCache() if looks_across else DynamicCache(config)
+    cache.optional = use_cache is None
+    return cache
