@@ -14,6 +14,7 @@ from pellucid.model import PreTrainedModel
 
 MODULES = {stem: importlib.import_module(f"pellucid.models.{stem}") for stem in sorted(set(model_files().values()))}
 BATCH, WIDTH = 5, 12
+WRITTEN = 9  # width of what a decoder writes, another than that of what an encoder reads
 PAD = 1
 LENGTHS = [12, 3, 7, 3, 1]
 PADDINGS = ["none", "full", "right", "left", "holes"]
@@ -82,7 +83,7 @@ class Case:
     @property
     def per_token(self) -> bool:
         """Whether the logits are one row a token."""
-        return self.head in ("ForMaskedLM", "ForCausalLM", "ForTokenClassification", "ForPreTraining")
+        return self.head in ("ForMaskedLM", "ForCausalLM", "ForTokenClassification", "ForPreTraining", "ForSeq2SeqLM")
 
 
 def cases(variants: bool = True) -> list[Case]:
@@ -93,18 +94,19 @@ def cases(variants: bool = True) -> list[Case]:
     return found
 
 
-def mask_of(padding: str) -> Tensor:
+def mask_of(padding: str, width: int = WIDTH) -> Tensor:
     """`[B, S]` mask with 1 at real tokens."""
-    mask = torch.zeros(BATCH, WIDTH, dtype=torch.long)
+    mask = torch.zeros(BATCH, width, dtype=torch.long)
     for row, length in enumerate(LENGTHS):
+        length = min(length, width)
         if padding in ("none", "full"):
             mask[row] = 1
         elif padding == "right":
             mask[row, :length] = 1
         elif padding == "left":
-            mask[row, WIDTH - length :] = 1
+            mask[row, width - length :] = 1
         else:
-            mask[row, torch.randperm(WIDTH, generator=torch.Generator().manual_seed(row))[:length]] = 1
+            mask[row, torch.randperm(width, generator=torch.Generator().manual_seed(row))[:length]] = 1
             mask[row, 0] = 1
     return mask
 
@@ -118,9 +120,27 @@ def inputs_of(case: Case, padding: str = "right") -> dict[str, Tensor]:
         inputs["attention_mask"] = mask
     if "token_type_ids" in case.model_class.forward.__annotations__:
         inputs["token_type_ids"] = torch.randint(0, 2, (BATCH, WIDTH), generator=generator)
+    if case.is_seq2seq and case.head == "ForSequenceClassification":  # which looks for the end of the text
+        ends = (mask * torch.arange(1, WIDTH + 1)).argmax(dim=1, keepdim=True)
+        inputs["input_ids"] = inputs["input_ids"].scatter(1, ends, end_of_text(case))
+    elif case.is_seq2seq:
+        written = mask_of(padding, WRITTEN)
+        inputs["decoder_input_ids"] = torch.randint(PAD + 1, 99, written.shape, generator=generator)
+        if padding != "none":
+            inputs["decoder_attention_mask"] = written
     if case.takes_choices:
         inputs = {name: torch.stack([value, value.flip(0)]) for name, value in inputs.items()}
+    if "mc_token_ids" in case.model_class.forward.__annotations__:  # the last real token of each choice
+        real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        inputs["mc_token_ids"] = (real * torch.arange(WIDTH)).argmax(dim=-1)
     return inputs
+
+
+def end_of_text(case: Case) -> int:
+    """The id of the token that ends a text."""
+    config = case.model_class.config_class(**case.settings())
+    assert isinstance(config.eos_token_id, int)
+    return config.eos_token_id
 
 
 def labels_of(case: Case, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -128,6 +148,10 @@ def labels_of(case: Case, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(2)
     ids = inputs["input_ids"]
     real = inputs.get("attention_mask", torch.ones_like(ids)).bool()
+    if case.head == "ForSeq2SeqLM":
+        written = inputs["decoder_input_ids"]
+        real = inputs.get("decoder_attention_mask", torch.ones_like(written)).bool()
+        return {"labels": written.flip(1).masked_fill(~real, -100)}
     if case.head in ("ForMaskedLM", "ForCausalLM"):
         return {"labels": ids.masked_fill(~real, -100)}
     if case.head == "ForPreTraining":
@@ -147,8 +171,19 @@ def labels_of(case: Case, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         }
     if case.head == "Model":
         return {}
+    if "mc_labels" in case.model_class.forward.__annotations__:
+        return {"labels": ids.masked_fill(~real, -100), "mc_labels": torch.tensor([3, 1])}
     classes = BATCH if case.takes_choices else 2
     return {"labels": torch.randint(0, classes, ids.shape[:1], generator=generator)}
+
+
+def real_masks(inputs: dict[str, Tensor]) -> list[Tensor]:
+    """Real tokens of each text that the model is given: `real_tokens`, and those that a decoder writes."""
+    found = [real_tokens(inputs)]
+    if "decoder_input_ids" in inputs:
+        ids = inputs["decoder_input_ids"]
+        found.append(inputs.get("decoder_attention_mask", torch.ones_like(ids)).bool())
+    return found
 
 
 def real_tokens(inputs: dict[str, Tensor]) -> Tensor:

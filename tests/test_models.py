@@ -12,10 +12,14 @@ import torch
 import pellucid
 from architectures import BATCH, LENGTHS, MODULES, WIDTH, Case, cases, inputs_of, labels_of, mask_of, real_tokens
 from pellucid import InputError, PackedTokens, UnknownArgumentError
+from pellucid.ops import Conv1D
 from pellucid.config import Rate
 
 CASES = cases(variants=False)
-PLAIN = [case for case in CASES if not case.takes_choices]
+SINGLE = [case for case in CASES if not case.is_seq2seq]  # `test_seq2seq.py` has the contract of the others
+PLAIN = [case for case in SINGLE if not case.takes_choices]
+FREE = [case for case in CASES if not (case.is_seq2seq and case.head == "ForSequenceClassification")]
+"""Cases that read any text; the others look for the token that ends it."""
 TRAINED = [case for case in CASES if case.head != "Model"]
 
 
@@ -23,7 +27,7 @@ def first_value(case: Case, output: pellucid.model.ModelOutput) -> torch.Tensor:
     return output.to_tuple()[0]
 
 
-@pytest.mark.parametrize("case", cases(), ids=str)
+@pytest.mark.parametrize("case", [case for case in cases() if not case.is_seq2seq], ids=str)
 def test_a_text_gives_the_same_answer_alone_padded_and_packed(case: Case) -> None:
     if case.takes_choices:
         case = Case(case.stem, "ForSequenceClassification", case.variant)
@@ -52,7 +56,7 @@ def test_padding_never_enters_a_matrix_product_and_comes_out_as_zero(case: Case,
     model = case.model()
     rows: list[int] = []
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear | Conv1D):
             module.register_forward_hook(lambda _m, given, _out: rows.append(given[0].shape[0]))
     inputs = inputs_of(case, padding)
     output = model(**inputs, output_hidden_states=True, output_attentions=True)
@@ -151,7 +155,7 @@ def test_one_letter_dropped_from_any_argument_is_refused_by_name(case: Case) -> 
                 model(**inputs, **{misspelt: None})
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FREE, ids=str)
 def test_vectors_instead_of_ids_give_the_same(case: Case) -> None:
     model = case.model()
     inputs = inputs_of(case)
@@ -174,7 +178,7 @@ def test_attention_pattern_of_one_row_a_token(case: Case) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", SINGLE, ids=str)
 def test_outputs_are_read_in_every_way(case: Case) -> None:
     model = case.model()
     inputs = inputs_of(case)
@@ -194,7 +198,7 @@ def test_outputs_are_read_in_every_way(case: Case) -> None:
     assert torch.equal(as_tuple[0], output[0])
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", SINGLE, ids=str)
 def test_attention_weights_of_single_layers(case: Case) -> None:
     model = case.model()
     inputs = inputs_of(case)
@@ -205,7 +209,7 @@ def test_attention_weights_of_single_layers(case: Case) -> None:
     torch.testing.assert_close(only[0], every[1])
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FREE, ids=str)
 def test_vocabulary_is_resized_everywhere(case: Case) -> None:
     model = case.model()
     inputs = inputs_of(case)
@@ -229,7 +233,7 @@ def test_vocabulary_is_resized_everywhere(case: Case) -> None:
         model(**inputs)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", FREE, ids=str)
 def test_bad_inputs_say_the_cure(case: Case) -> None:
     model = case.model()
     inputs = inputs_of(case)
@@ -287,7 +291,8 @@ def test_every_head_loads_from_the_body_and_the_body_from_every_head(stem: str, 
         report = fresh.loading_report
         assert report is not None
         assert all(not name.startswith(head_class.base_model_prefix) for name in report.missing_keys)
-        assert report.missing_keys
+        own = [name for name in fresh.state_dict() if not name.startswith(head_class.base_model_prefix)]
+        assert report.missing_keys or set(own) <= {*fresh.tied, *fresh.may_lack}
         assert "\n" not in report.verdict
         assert torch.equal(fresh.get_input_embeddings().weight, body.get_input_embeddings().weight)
         headed = case.model()

@@ -200,14 +200,19 @@ class CrossMemory(Memory):
 
     def store(self, key: Tensor, value: Tensor, layout: Layout) -> None:
         """`layout` is that of the text that was read."""
-        row, place = layout.places(key.device)
         lengths = layout.lengths()
         longest = max(lengths, default=0)
+        if min(lengths, default=0) == longest and layout.rows is None:
+            self.keys, self.values = (
+                new.view(layout.batch, longest, *new.shape[1:]).transpose(1, 2) for new in (key, value)
+            )
+            self.mask = layout.mask if layout.mask is not None and layout.mask.shape[2] == 1 else None
+            return
+        row, place = layout.places(key.device)
         self.keys = _put(_room(None, key, layout.batch, longest), row, place, key)
         self.values = _put(_room(None, value, layout.batch, longest), row, place, value)
-        if min(lengths, default=0) < longest:
-            ends = torch.tensor(lengths, device=key.device)[:, None, None, None]
-            self.mask = torch.arange(longest, device=key.device) < ends
+        ends = torch.tensor(lengths, device=key.device)[:, None, None, None]
+        self.mask = torch.arange(longest, device=key.device) < ends
 
     def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
         """Every token sees the whole text of its row."""
@@ -456,6 +461,7 @@ class EncoderDecoderCache(Cache):
         self.self_attention_cache = self_attention_cache or DynamicCache()
         self.layers = self.self_attention_cache.layers
         self.cross_attention_cache = cross_attention_cache or Cache()
+        self.source: Layout | None = None  # of the text that the cross-attention layers have read
 
     def cross(self, number: int) -> CrossMemory:
         """The memory of layer `number` for the encoder's tokens, empty before the first step."""
@@ -476,6 +482,28 @@ class EncoderDecoderCache(Cache):
         """Forget all tokens of both."""
         super().reset()
         self.cross_attention_cache.layers.clear()
+        self.source = None
+
+
+class Source(NamedTuple):
+    """The text that a decoder looks at beside its own: what the encoder made of it.
+
+    Attributes:
+        states: `[T, H]`, packed; `None` when all keys and values are in the cache.
+        layout: how they are packed.
+        cache: where each layer keeps the keys and values that it makes of them; `None`: nowhere.
+    """
+
+    states: Tensor | None
+    layout: Layout | None
+    cache: EncoderDecoderCache | None
+
+    def memory(self, number: int) -> CrossMemory:
+        """The memory of layer `number`, empty when the layer has yet to make its keys and values."""
+        if self.cache is None:
+            return CrossMemory()
+        self.cache.source = self.cache.source or self.layout
+        return self.cache.cross(number)
 
 
 def windows_of(config: PretrainedConfig | None) -> Sequence[int | None]:
@@ -485,6 +513,14 @@ def windows_of(config: PretrainedConfig | None) -> Sequence[int | None]:
     if not types or not window:
         return []
     return [window if kind == "sliding_attention" else None for kind in types]
+
+
+def check_layer_types(config: Any) -> None:
+    """Raise `ConfigError` unless `layer_types` says of each layer whether it has a window, and how wide it is."""
+    kinds = {"full_attention"} if config.sliding_window is None else {"full_attention", "sliding_attention"}
+    fits = len(config.layer_types) == config.num_hidden_layers and kinds.issuperset(config.layer_types)
+    wanted = f"{' or '.join(sorted(kinds))} for each of {config.num_hidden_layers} layers"
+    config.require(fits, "layer_types", wanted + (", as sliding_window is null" if len(kinds) == 1 else ""))
 
 
 def _layer_count(config: PretrainedConfig) -> int:

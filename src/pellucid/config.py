@@ -106,6 +106,8 @@ class PretrainedConfig:
     model_type: ClassVar[str] = ""
     attribute_map: ClassVar[dict[str, str]] = {}
     """Other names of fields: `{"hidden_size": "dim"}` lets DistilBERT answer to the common name."""
+    usual_labels: ClassVar[int] = 2
+    """How many classes there are when nothing is said about them."""
 
     architectures: list[str] | None = None
     dtype: str | None = None
@@ -216,7 +218,7 @@ class PretrainedConfig:
         if self.id2label is None and self.label2id is not None:
             self.id2label = {index: label for label, index in sorted(self.label2id.items(), key=lambda item: item[1])}
         if num_labels is None:
-            num_labels = len(self.id2label) if self.id2label is not None else 2
+            num_labels = len(self.id2label) if self.id2label is not None else self.usual_labels
         if not isinstance(num_labels, int) or isinstance(num_labels, bool) or not 1 <= num_labels <= 1_000_000:
             raise ConfigError(
                 f"{type(self).__name__}: num_labels: got {num_labels!r}, wanted a whole number from 1 to a million"
@@ -333,7 +335,7 @@ class PretrainedConfig:
     def to_diff_dict(self) -> dict[str, Any]:
         """What `config.json` holds: the architecture's own fields, and the common ones that differ from default."""
         common = PretrainedConfig.fields()
-        default_labels = {index: f"LABEL_{index}" for index in range(2)}
+        default_labels = {index: f"LABEL_{index}" for index in range(self.usual_labels)}
         values = self.to_dict()
         for name in common:
             own = name in vars(type(self)) or any(name in vars(base) for base in type(self).__mro__[1:-2])

@@ -9,6 +9,7 @@ Axes: `B` batch, `S` sequence, `T` packed tokens, `P` cached columns, `H` hidden
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from pellucid import ops, outputs
 from pellucid.cache import Cache, open_cache
-from pellucid.layout import Asked, Ids, PackedTokens, pack_tokens
+from pellucid.layout import Asked, Ids, Layout, PackedTokens, pack_tokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import ModelOutput
 
@@ -57,16 +58,21 @@ class CausalLM(DecoderHead):
         """
         cache = open_cache(past_key_values, use_cache, self.config, self.training)
         tokens = pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds, cache, packed)
-        layout = tokens.layout
         body = self.run(tokens, output_attentions, output_hidden_states)
+        output = self.answer(body.last_hidden_state, tokens.layout, labels, logits_to_keep)
+        return self.finish(output, tokens.layout, return_dict, body)
+
+    def answer(
+        self, hidden: Tensor, layout: Layout, labels: Ids, logits_to_keep: int
+    ) -> outputs.CausalLMOutputWithPast:
+        """Logits, and the loss when there are labels, from packed states `[T, H]`."""
         if logits_to_keep:
-            loss, logits = None, self.read_out(layout.last(body.last_hidden_state, logits_to_keep))
+            loss, logits = None, self.read_out(layout.last(hidden, logits_to_keep))
         else:
-            logits = self.read_out(body.last_hidden_state)  # [T, H] → [T, V]
+            logits = self.read_out(hidden)  # [T, H] → [T, V]
             loss = ops.next_token_loss(logits, labels, layout)
             logits = layout.unpack(logits)
-        output = outputs.CausalLMOutputWithPast(loss, logits, layout.cache)
-        return self.finish(output, layout, return_dict, body)
+        return outputs.CausalLMOutputWithPast(loss, logits, layout.cache)
 
 
 class ClassHead(DecoderHead):
@@ -153,3 +159,79 @@ def last_word(hidden: Tensor, tokens: PackedTokens, pad_token_id: int | None) ->
     columns = torch.arange(layout.width, device=hidden.device)
     at = (columns * (ids.view(layout.batch, layout.width) != pad_token_id)).argmax(dim=-1)
     return hidden.view(layout.batch, layout.width, -1)[torch.arange(layout.batch, device=hidden.device), at]
+
+
+class SequenceSummary(nn.Module):
+    """One answer for each text, read off one of its tokens or their mean, as the `summary_...` settings say.
+
+    Args:
+        config: its settings and sizes.
+        classes: numbers in the answer when `summary_proj_to_labels` is on, else they are as many as in a state.
+    """
+
+    def __init__(self, config: Any, classes: int) -> None:
+        super().__init__()
+        self.kind: str = config.summary_type
+        size = classes if config.summary_proj_to_labels else config.hidden_size
+        self.summary = nn.Linear(config.hidden_size, size) if config.summary_use_proj else nn.Identity()
+        self.activation = ops.activation(config.summary_activation or "linear")
+        self.first_dropout = nn.Dropout(config.summary_first_dropout)
+
+    def forward(self, hidden: Tensor, layout: Layout, columns: Ids) -> Tensor:
+        """States `[T, H]`, and for `cls_index` the column `[B]` of the token to read → `[B, classes]`."""
+        if self.kind == "first":
+            chosen = layout.first(hidden)
+        elif self.kind == "mean":
+            row = layout.places(hidden.device)[0]
+            real = layout.pack(layout.unpack(hidden.new_ones(len(hidden), 1)))  # [T, 1], 0 where padding is carried
+            empty = hidden.new_zeros(layout.batch, 1)
+            counts = empty.index_add(0, row, real).clamp(min=1)
+            chosen = empty.expand_as(layout.first(hidden)).index_add(0, row, hidden * real) / counts
+        elif self.kind == "last" or columns is None:
+            chosen = layout.last(hidden)[:, 0]
+        else:
+            chosen = layout.at(hidden, columns, "mc_token_ids")
+        return self.activation(self.summary(self.first_dropout(chosen)))
+
+
+class DoubleHeads(CausalLM):
+    """The answer of two heads on one body: the next word, and which of several texts fits best."""
+
+    multiple_choice_head: SequenceSummary
+
+    def judge(
+        self, body: Any, layout: Layout, axes: Sequence[int], mc_token_ids: Ids, labels: Ids, mc_labels: Ids,
+        return_dict: bool | None,
+    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
+        """Read both answers off the body's packed states.
+
+        Args:
+            body: its answer.
+            layout: how the batch is packed.
+            axes: those of the inputs before the sequence, `[B, C]` or `[B]`.
+            mc_token_ids: `[B, C]`, the column that each text is judged by. Default: its last token.
+            labels: `[B, C, S]`, the ids themselves, -100 left out, which add a `loss`.
+            mc_labels: `[B]`, the text that fits, which adds an `mc_loss`.
+            return_dict: `False` gives a plain tuple.
+        """
+        at = None if mc_token_ids is None else mc_token_ids.flatten()
+        fits = self.multiple_choice_head(body.last_hidden_state, layout, at).squeeze(-1)  # [T, H] → [B * C]
+        fits = fits.view(*axes, *fits.shape[1:])
+        logits = self.read_out(body.last_hidden_state)  # [T, H] → [T, V]
+        rows = labels.flatten(0, 1) if labels is not None and labels.dim() == 3 else labels
+        loss, judged = ops.next_token_loss(logits, rows, layout), ops.label_loss(fits, mc_labels)
+        output = outputs.DoubleHeadsModelOutput(loss, judged, logits, fits, layout.cache)
+        self.finish(output, layout, None, body)
+        if layout.padded:
+            output.logits = layout.unpack(logits).view(*axes, layout.width, -1)  # [B * C, S, V] → [B, C, S, V]
+            if output.hidden_states is not None:  # the last states have an axis of choices, the others have not
+                *others, last = output.hidden_states
+                output.hidden_states = (*others, last.view(*axes, layout.width, -1))
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+
+def axes_of(input_ids: Ids, inputs_embeds: Ids, layout: Layout) -> Sequence[int]:
+    """The axes of the inputs before the sequence: `[B, C]`, or `[B]` where there are no choices."""
+    if input_ids is not None:
+        return input_ids.shape[:-1]
+    return (layout.batch,) if inputs_embeds is None else inputs_embeds.shape[:-2]

@@ -220,6 +220,14 @@ class Layout:
         kept = back < count  # tokens that are among the last `count` of their sequence
         return made.index_put((row[kept], count - 1 - back[kept]), hidden[kept])
 
+    def at(self, hidden: Tensor, columns: Tensor, what: str) -> Tensor:
+        """`[T, H]` → `[B, H]`: the token at one column `[B]` of each row; `what` names the columns in the error."""
+        row = self.places(hidden.device)[0]
+        here = self.positions(hidden.device) - self.offset == columns.to(row.device)[row]  # [T]
+        if int(here.sum()) != self.batch:
+            raise InputError(f"{what}: got {columns.tolist()}, wanted the column of a real token in each row")
+        return hidden.new_zeros(self.batch, hidden.shape[-1]).index_put((row[here],), hidden[here])
+
     def lengths(self) -> list[int]:
         """How many of these tokens each row of the batch has, `[B]`."""
         found = [0] * self.batch
@@ -279,6 +287,25 @@ class Layout:
             row, column = place // self.width, place % self.width
             full = full.index_put((row[:, :, None], column[:, :, None], column[:, None, :]), block.permute(0, 2, 3, 1))
         return full.permute(0, 3, 1, 2)
+
+    def unpack_cross_maps(self, layers: tuple[Maps, ...] | None, source: Layout | None) -> tuple[Tensor, ...] | None:
+        """Weights on another text, run by run `[count, N, L, K]`, → `[B, N, S, source]` a layer.
+
+        Without the source's layout the last axis stays as it is remembered, each row's tokens from the first place on.
+        """
+        if layers is None:
+            return None
+        found = []
+        for blocks in layers:
+            flat = [block.transpose(1, 2).flatten(0, 1) for block in blocks]  # [count * L, N, K] each
+            maps = self.unpack(torch.cat(flat))  # [B, S, N, K]
+            if source is not None and source.index is not None:
+                row, place = source.places(maps.device)
+                full = maps.new_zeros(*maps.shape[:3], source.width).permute(0, 3, 1, 2)
+                column = source.index % source.width
+                maps = full.index_put((row, column), maps.permute(0, 3, 1, 2)[row, place]).permute(0, 2, 3, 1)
+            found.append(maps.transpose(1, 2))
+        return tuple(found)
 
     def _unpack_cached_map(self, blocks: tuple[Tensor, ...]) -> Tensor:
         """`[B, N, S, keys]`; on the last axis stand each row's own tokens from its first on, and then zeros."""
@@ -384,7 +411,7 @@ def pack_tokens(
         choices = source.shape[1]
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         ids, mask, types, positions, vectors = (None if each is None else each.flatten(0, 1) for each in inputs)
-        packed = pack_tokens(ids, mask, types, positions, vectors)
+        packed = pack_tokens(ids, mask, types, positions, vectors, cache)
         packed.layout.choices = choices
         return packed
     if source.dim() != axes:

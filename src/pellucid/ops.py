@@ -209,6 +209,26 @@ def relative_buckets(relative: Tensor, buckets: int, max_distance: int, bidirect
     return place + torch.where(away < exact, away, far)
 
 
+class Conv1D(nn.Module):
+    """A linear layer whose weight lies as `[inputs, outputs]`, as in the checkpoints of GPT and GPT-2.
+
+    Args:
+        inputs: size of the last axis of what comes in.
+        outputs: size of the last axis of what goes out.
+    """
+
+    transposed = True
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., inputs]` → `[..., outputs]`."""
+        return F.linear(x, self.weight.t(), self.bias)
+
+
 def project(x: Tensor, *layers: nn.Module) -> Sequence[Tensor]:
     """Several linear layers on the same input; a speed form (`inference.py`) has put one joint layer in their places.
 
@@ -391,9 +411,10 @@ def embed(table: nn.Embedding, ids: Tensor, what: str = "input_ids") -> Tensor:
     try:
         return table(ids)  # type: ignore[no-any-return]
     except IndexError:
-        bad = ids[(ids < 0) | (ids >= table.num_embeddings)][0].item()
+        rows = table.weight.shape[0]
+        bad = ids[(ids < 0) | (ids >= rows)][0].item()
         raise InputError(
-            f"{what}: got {bad}, wanted 0 to {table.num_embeddings - 1}; use the tokenizer of this checkpoint, "
+            f"{what}: got {bad}, wanted 0 to {rows - 1}; use the tokenizer of this checkpoint, "
             "or model.resize_token_embeddings(len(tokenizer)) after adding tokens"
         ) from None
 
@@ -509,6 +530,8 @@ def next_token_loss(logits: Tensor, labels: Tensor | None, layout: Layout) -> Te
     following = layout.pack_labels(labels).roll(-1)
     for start, count, length in layout.runs:  # a sequence's last token has no successor
         following[start + length - 1 : start + count * length : length] = -100
+    if layout.padded and layout.index is None:  # padding that is carried along foretells nothing
+        following = layout.pack_labels(following.view(layout.batch, layout.width))
     return cross_entropy(logits, following)
 
 

@@ -1,0 +1,400 @@
+"""DeBERTa v2 and v3: an encoder whose attention keeps apart what a token is and where it stands.
+
+He et al. 2020, "DeBERTa: Decoding-enhanced BERT with Disentangled Attention", arXiv:2006.03654; v3 is the same model
+trained as ELECTRA is: He et al. 2021, arXiv:2111.09543.
+Checkpoints: microsoft/deberta-v3-base, microsoft/deberta-v2-xlarge, microsoft/mdeberta-v3-base.
+
+Axes: `B` batch, `S` sequence, `T` packed tokens (all real tokens of the batch), `E` embedding, `H` hidden, `N` heads,
+`D` head size, `L` length of a sequence, `R` different distances, `V` vocabulary, `C` classes.
+
+BERT adds the vector of a position to that of a word, and from then on the two are mixed. Here a token has a vector for
+its content only, and each distance between two tokens has one of its own. How much token `i` attends to token `j` is
+
+    content to content    query of i · key of j            as in every transformer
+    content to position   query of i · key of i - j        "what I look for stands just before me"
+    position to content   key of j   · query of i - j      "I matter to whoever stands just behind me"
+
+added up. `DebertaV2Model.distances` works out once which distances there are, `DisentangledSelfAttention` in each layer
+adds the three terms. The rest of a layer is BERT's (see `bert.py`), and the heads read the answer off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pellucid import ops, outputs
+from pellucid.config import Count, Positive, Range, Rate, Size
+from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens
+from pellucid.models import bert
+from pellucid.outputs import BaseModelOutputWithPooling, ModelOutput
+
+Distances = tuple[Tensor, Tensor]  # a vector for each, `[R, H]`, and which of them it is from j to i, `[L, L]`
+Switch = Annotated[int, Range(-1, 2**31 - 1)]  # a count that is off unless it is above zero
+
+
+class DebertaV2Config(bert.BertConfig):
+    """Sizes and rates of a DeBERTa; the defaults are those of deberta-v2-xlarge but for `relative_attention`."""
+
+    model_type = "deberta-v2"
+
+    vocab_size: Size = 128100
+    embedding_size: Count = 0  # 0: as hidden_size
+    hidden_size: Size = 1536
+    num_hidden_layers: Size = 24
+    num_attention_heads: Size = 24
+    intermediate_size: Size = 6144
+    type_vocab_size: Count = 0
+    layer_norm_eps: Positive = 1e-7
+    relative_attention: bool = False
+    max_relative_positions: Switch = -1
+    position_buckets: Switch = -1
+    pos_att_type: str | list[str] | None = None
+    share_att_key: bool = False
+    norm_rel_ebd: str = "none"
+    position_biased_input: bool = True
+    conv_kernel_size: Count = 0
+    conv_groups: Size = 1
+    conv_act: str = "tanh"
+    pooler_hidden_size: Count = 0  # 0: as hidden_size
+    pooler_dropout: Rate = 0.0
+    pooler_hidden_act: str = "gelu"
+    cls_dropout: Rate | None = None
+    legacy: bool = True  # false for the masked words of v3 checkpoints
+
+    def validate(self) -> None:
+        """Fill in what follows from other fields; sizes must fit each other, and names must be known."""
+        super().validate()
+        self.require(not self.is_decoder, "is_decoder", "false")
+        self.embedding_size = self.embedding_size or self.hidden_size
+        self.pooler_hidden_size = self.pooler_hidden_size or self.hidden_size
+        names = self.pos_att_type.lower().split("|") if isinstance(self.pos_att_type, str) else self.pos_att_type or []
+        self.pos_att_type = [name.strip() for name in names if name.strip()]
+        self.require({"c2p", "p2c"}.issuperset(self.pos_att_type), "pos_att_type", "a list of 'c2p' and 'p2c', or one")
+        for field in ("conv_act", "pooler_hidden_act"):
+            self.require(getattr(self, field) in ops.ACTIVATIONS, field, f"one of {sorted(ops.ACTIVATIONS)}")
+        self.require(self.norm_rel_ebd in ("none", "layer_norm"), "norm_rel_ebd", "'none' or 'layer_norm'")
+        self.require(self.pooler_hidden_size == self.hidden_size, "pooler_hidden_size", f"{self.hidden_size}")
+        self.require(self.conv_kernel_size % 2 == 1 or not self.conv_kernel_size, "conv_kernel_size", "0 or odd")
+        self.require(self.hidden_size % self.conv_groups == 0, "conv_groups", f"a divisor of {self.hidden_size}")
+        fits = self.position_buckets < 1 or 1 <= self.position_buckets // 2 < self.farthest - 1
+        self.require(fits, "position_buckets", f"at least 2, and half of it below {self.farthest - 1}")
+
+    @property
+    def farthest(self) -> int:
+        """The distance from which on all are alike."""
+        return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
+
+
+class DebertaV2Embeddings(nn.Module):
+    """Word vectors, with positions and texts of a pair where the checkpoint knows them: ids `[T]` → `[T, H]`."""
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__()
+        size, hidden, types = config.embedding_size, config.hidden_size, config.type_vocab_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, size, padding_idx=config.pad_token_id)
+        absolute = config.position_biased_input
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, size) if absolute else None
+        self.token_type_embeddings = nn.Embedding(types, size) if types > 0 else None
+        self.embed_proj = nn.Linear(size, hidden, bias=False) if size != hidden else None
+        self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, tokens: PackedTokens) -> Tensor:
+        layout, ids, types, positions, vectors = tokens
+        vectors = vectors if ids is None else ops.embed(self.word_embeddings, ids)  # [T] → [T, E]
+        assert vectors is not None
+        if (table := self.position_embeddings) is not None:
+            if positions is None:
+                ops.check_length(layout.width, table.num_embeddings)
+                positions = layout.positions(table.weight.device)
+            vectors = vectors + ops.embed(table, positions, "position_ids")
+        if (table := self.token_type_embeddings) is not None:
+            vectors = vectors + (table.weight[0] if types is None else ops.embed(table, types, "token_type_ids"))
+        vectors = vectors if self.embed_proj is None else self.embed_proj(vectors)  # [T, E] → [T, H]
+        return self.dropout(self.LayerNorm(vectors))
+
+
+def bucket_of(distance: Tensor, buckets: int, farthest: int) -> Tensor:
+    """Distances of any shape → fewer of them: near ones stay as they are, far ones share a bucket with ever more.
+
+    With 256 buckets to either side, of which 511 is in the last: 128 → 128, 129 → 129, 300 → 207, 302 → 207, 511 → 255.
+    """
+    near = buckets // 2
+    beyond = distance.abs().clamp(min=near) / near  # 1 where sharing begins, `(farthest - 1) / near` where it ends
+    part = beyond.log() / torch.tensor((farthest - 1) / near, device=distance.device).log()  # 0 to 1
+    shared = near + torch.ceil(part * (near - 1)).long()
+    return torch.where(distance.abs() <= near, distance, shared * distance.sign())
+
+
+class DisentangledSelfAttention(nn.Module):
+    """Each token gathers from the tokens of its sequence by what they are and by how far away: `[T, H]` → `[T, H]`."""
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.num_heads, self.head_size = config.num_attention_heads, size // config.num_attention_heads
+        self.query_proj, self.key_proj, self.value_proj = (nn.Linear(size, size) for _ in range(3))
+        self.to_position, self.from_position = (name in (config.pos_att_type or ()) for name in ("c2p", "p2c"))
+        self.scale = (self.head_size * (1 + self.to_position + self.from_position)) ** -0.5  # of each of the terms
+        self.shared = config.share_att_key  # whether distances go through the layers of the tokens, or their own
+        for kind, wanted in (("key", self.to_position), ("query", self.from_position)):
+            if wanted and config.relative_attention and not self.shared:
+                self.add_module(f"pos_{kind}_proj", nn.Linear(size, size))
+        self.pos_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+
+    def forward(
+        self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None
+    ) -> tuple[Tensor, Maps | None]:
+        projected = self.query_proj(hidden), self.key_proj(hidden), self.value_proj(hidden)
+        query, key, value = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
+        runs = list(ops.blocks(query, key, value, layout))
+        terms = None if distances is None else self.position_terms(runs, *distances)
+        dropout = self.dropout.p if self.training else 0.0
+        return ops.attend(runs, value, bias=terms, scale=self.scale, dropout=dropout, need_weights=need_weights)
+
+    def position_terms(self, runs: Iterable[ops.Block], vectors: Tensor, index: Tensor) -> list[Tensor]:
+        """Content to position and position to content for each run, `[count, N, L, L]`, to be added to the scores."""
+        vectors, terms = self.pos_dropout(vectors), []
+        keys = self.through("key", vectors) if self.to_position else None
+        queries = self.through("query", vectors) if self.from_position else None
+        for query, key, *_ in runs:  # [count, N, L, D]
+            count, heads, length, _ = query.shape
+            between = index[:length, :length].expand(count, heads, length, length)  # which distance from j to i
+            found = []
+            if keys is not None:  # what i finds in every distance, [count, N, L, R]; of it, what it finds in that to j
+                found.append((query @ keys).gather(-1, between))
+            if queries is not None:  # what every distance finds in j; of it, what that to i finds
+                found.append((key @ queries).gather(-1, between.transpose(2, 3)).transpose(2, 3))
+            terms.append(found[0] + found[1] if len(found) == 2 else found[0])
+        return terms
+
+    def through(self, kind: str, vectors: Tensor) -> Tensor:
+        """Keys or queries of distances, `[R, H]` → `[N, D, R]`, scaled as the scores will be."""
+        layer = self.get_submodule(f"{kind}_proj" if self.shared else f"pos_{kind}_proj")
+        return (layer(vectors) * self.scale).view(-1, self.num_heads, self.head_size).permute(1, 2, 0)
+
+
+class DebertaV2Layer(nn.Module):
+    """Attention between tokens, then a feed-forward network on each: `[T, H]` → `[T, H]`."""
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__()
+        parts = {"self": DisentangledSelfAttention(config), "output": bert.BertOutput(config, config.hidden_size)}
+        self.attention = nn.ModuleDict(parts)
+        self.intermediate = bert.BertIntermediate(config)
+        self.output = bert.BertOutput(config, config.intermediate_size)
+
+    def forward(
+        self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None
+    ) -> tuple[Tensor, Maps | None]:
+        mixed, maps = self.attention["self"](hidden, layout, need_weights, distances)
+        attended = self.attention["output"](mixed, hidden)
+        return self.output(self.intermediate(attended), attended), maps
+
+
+class ConvLayer(nn.Module):
+    """The first layer, with a convolution over neighbouring tokens beside it: `[T, H]` → `[T, H]`."""
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__()
+        size, width = config.hidden_size, config.conv_kernel_size
+        self.conv = nn.Conv1d(size, size, width, padding=width // 2, groups=config.conv_groups)
+        self.activation = ops.activation(config.conv_act)
+        self.LayerNorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self, layer: nn.Module, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None
+    ) -> tuple[Tensor, Maps | None]:
+        output, maps = layer(hidden, layout, need_weights, distances)
+        if layout.mask is not None:  # padding that had to be carried along must look like the end of the text
+            hidden = hidden * layout.mask.any(dim=2).view(-1, 1)
+        runs = [hidden.narrow(0, at, n * length).view(n, length, -1) for at, n, length in layout.runs]
+        near = [self.conv(run.transpose(1, 2)).transpose(1, 2).flatten(0, 1) for run in runs]  # each [n * L, H]
+        return self.LayerNorm(output + self.activation(self.dropout(torch.cat(near or [hidden])))), maps
+
+
+class DebertaV2PreTrainedModel(bert.BertPreTrainedModel):
+    """What all DeBERTa classes have in common: their configuration and the names of their parts."""
+
+    config_class = DebertaV2Config
+    base_model_prefix = "deberta"
+    config: DebertaV2Config
+
+
+class DebertaV2Model(DebertaV2PreTrainedModel):
+    """The body: ids in, one vector for each token out."""
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__(config)
+        self.embeddings = DebertaV2Embeddings(config)
+        self.encoder = nn.ModuleDict()
+        self.encoder["layer"] = nn.ModuleList(DebertaV2Layer(config) for _ in range(config.num_hidden_layers))
+        self.span = config.position_buckets if config.position_buckets > 0 else config.farthest
+        if config.relative_attention:
+            self.encoder["rel_embeddings"] = nn.Embedding(2 * self.span, config.hidden_size)
+        if config.norm_rel_ebd == "layer_norm":
+            self.encoder["LayerNorm"] = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if config.conv_kernel_size > 0:
+            self.encoder["conv"] = ConvLayer(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def distances(self, width: int) -> Distances | None:
+        """The distances that tokens of one sequence can have, up to `width` tokens; `None` if they do not matter."""
+        if "rel_embeddings" not in self.encoder or not self.config.pos_att_type:
+            return None
+        table: Tensor = self.encoder.get_parameter("rel_embeddings.weight")  # for i - j from -span to span - 1
+        steps = torch.arange(1 - width, width, device="cpu")
+        if self.config.position_buckets > 0:
+            steps = bucket_of(steps, self.config.position_buckets, self.config.farthest)
+        rows = steps.clamp(-self.span, self.span - 1) + self.span
+        place = torch.arange(width, device="cpu")
+        index = rows[place[:, None] - place + width - 1]  # [L, L]
+        if not torch.compiler.is_compiling():  # leave out what is farther away than this batch is wide
+            first, last = int(rows[0]), int(rows[-1])
+            table, index = table[first : last + 1], index - first
+        vectors = self.encoder["LayerNorm"](table) if "LayerNorm" in self.encoder else table
+        return vectors, index.to(table.device)
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, packed: PackedTokens | None = None,
+    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:  # fmt: skip
+        """Arguments as in `BertModel`; token types and positions that there is no table for are passed over."""
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
+        want_maps, want_states = self.wanted(output_attentions, output_hidden_states)
+        layers: list[Any] = list(self.encoder["layer"].children())
+        if "conv" in self.encoder:
+            layers[0] = partial(self.encoder["conv"], layers[0])
+        recompute = self.gradient_checkpointing and self.training
+        hidden, layout = self.embeddings(tokens), tokens.layout  # [T] → [T, H]
+        distances = self.distances(max(layout.width, 1))
+        hidden, states, maps = ops.run_layers(layers, hidden, layout, want_maps, want_states, recompute, distances)
+        output = BaseModelOutputWithPooling(hidden, None, states, maps)
+        if packed is not None:
+            return output
+        output.last_hidden_state = layout.unpack(hidden)
+        return self.finish(output, layout, return_dict)
+
+
+class DebertaV2Head(DebertaV2PreTrainedModel, bert.BertHead):
+    """BERT's way through a model with a head, but for the pooler: it belongs to the heads, not to the body."""
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super(bert.BertHead, self).__init__(config)
+        self.deberta = DebertaV2Model(config)
+        rate = config.hidden_dropout_prob
+        if self.pools:
+            dense, dropout = nn.Linear(config.hidden_size, config.hidden_size), nn.Dropout(config.pooler_dropout)
+            self.pooler = nn.ModuleDict({"dropout": dropout, "dense": dense})
+            self.activation = ops.activation(config.pooler_hidden_act)
+            rate = rate if config.cls_dropout is None else config.cls_dropout
+        self.dropout = nn.Dropout(rate)
+        self.build(config)
+        self.post_init()
+
+    def run(
+        self, tokens: PackedTokens, want_maps: Asked, want_states: bool | None, return_dict: bool | None, *labels: Ids
+    ) -> ModelOutput | tuple[Tensor, ...]:
+        """`forward` from packed tokens on, with as many labels as `read` takes."""
+        body = self.deberta(packed=tokens, output_attentions=want_maps, output_hidden_states=want_states)
+        if self.pools:
+            first = self.pooler["dropout"](tokens.layout.first(body.last_hidden_state))  # [T, H] → [B, H]
+            body.pooler_output = self.activation(self.pooler["dense"](first))
+        return self.finish(self.read(body, tokens.layout, *labels), tokens.layout, return_dict, body)
+
+
+class DebertaV2ForSequenceClassification(DebertaV2Head, bert.BertForSequenceClassification):
+    """A class, or a number, for the whole text; `labels` `[B]`, or `[B, C]` with the share of each class."""
+
+    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
+        shares = labels is not None and self.config.problem_type is None and labels.dim() == 2 and labels.shape[1] > 1
+        output = super().read(body, layout, None if shares else labels)
+        if labels is not None and shares:
+            output["loss"] = -(output["logits"].log_softmax(-1) * labels).sum(-1).mean()
+        return output
+
+
+class DebertaV2ForMultipleChoice(DebertaV2Head, bert.BertForMultipleChoice):
+    """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
+
+
+class DebertaV2ForTokenClassification(DebertaV2Head, bert.BertForTokenClassification):
+    """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
+
+
+class DebertaV2ForQuestionAnswering(DebertaV2Head, bert.BertForQuestionAnswering):
+    """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
+
+
+class DebertaV2ForMaskedLM(DebertaV2Head):
+    """The word behind each `[MASK]`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
+
+    pools = False
+    output_embeddings = "cls.predictions.decoder"
+    tied = {
+        "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+    def build(self, config: bert.BertConfig) -> None:
+        sizes, size = self.config, self.config.embedding_size
+        norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        last = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, size), "LayerNorm": norm})
+        self.activation = ops.activation(config.hidden_act)
+        if sizes.legacy:  # words are read out by a layer, whose tensors are tied
+            head = nn.ModuleDict({"transform": last, "decoder": nn.Linear(size, config.vocab_size)})
+            self.cls = nn.ModuleDict({"predictions": head})
+        else:  # words are read out by the very table that reads them in
+            head = last
+            sizes.require(size == config.hidden_size, "embedding_size", "hidden_size, because legacy is false")
+            self.lm_predictions = nn.ModuleDict({"lm_head": head})
+            self.output_embeddings, self.tied = "", {}  # type: ignore[misc]
+            self.word_tensors = ("lm_predictions.lm_head.bias",)  # type: ignore[misc]
+        head.register_parameter("bias", nn.Parameter(torch.zeros(config.vocab_size)))
+
+    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
+        head = self.get_submodule("cls.predictions" if self.config.legacy else "lm_predictions.lm_head")
+        last = head.get_submodule("transform") if self.config.legacy else head
+        hidden = self.activation(last.get_submodule("dense")(body.last_hidden_state))  # [T, H] → [T, E]
+        hidden = last.get_submodule("LayerNorm")(hidden)
+        if self.config.legacy:
+            logits = head.get_submodule("decoder")(hidden)  # [T, E] → [T, V]
+        else:
+            logits = F.linear(hidden, self.get_input_embeddings().weight, head.get_parameter("bias"))
+        return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+
+
+CONFIG = DebertaV2Config
+HEADS = {
+    "Model": DebertaV2Model,
+    "ForMaskedLM": DebertaV2ForMaskedLM,
+    "ForSequenceClassification": DebertaV2ForSequenceClassification,
+    "ForMultipleChoice": DebertaV2ForMultipleChoice,
+    "ForTokenClassification": DebertaV2ForTokenClassification,
+    "ForQuestionAnswering": DebertaV2ForQuestionAnswering,
+}
+TINY = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+        "max_position_embeddings": 40, "relative_attention": True, "position_buckets": 4, "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm", "type_vocab_size": 2}  # fmt: skip
+VARIANTS = [
+    {"position_biased_input": False, "pos_att_type": "P2C | c2p", "type_vocab_size": 0, "position_buckets": 16,
+     "legacy": False, "num_attention_heads": 1, "hidden_act": "relu", "pooler_hidden_act": "tanh"},
+    {"share_att_key": False, "position_buckets": -1, "norm_rel_ebd": "none", "conv_kernel_size": 3, "conv_act": "gelu",
+     "embedding_size": 24, "tie_word_embeddings": False},
+    {"share_att_key": False, "pos_att_type": ["c2p"], "max_relative_positions": 5, "position_buckets": -1,
+     "num_hidden_layers": 1, "layer_norm_eps": 1e-5},
+    {"share_att_key": False, "pos_att_type": "p2c", "max_relative_positions": 9, "position_buckets": 7,
+     "conv_kernel_size": 5, "conv_groups": 4, "type_vocab_size": 3},
+    {"relative_attention": False, "hidden_act": "silu", "cls_dropout": 0.2},
+    {"pos_att_type": None, "embedding_size": 40},
+]  # fmt: skip

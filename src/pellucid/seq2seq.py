@@ -1,0 +1,294 @@
+"""What all encoder-decoders do: the encoder reads a text once, the decoder writes another while looking at it.
+
+The encoder's states stay packed and are never padded; each decoder layer makes keys and values of them once and keeps
+them in a `CrossMemory`. The stacks themselves, `encoder` and `decoder`, are in the files in `models/`.
+
+Axes: `B` batch, `S` the decoder's sequence, `T` its packed tokens, `source` the encoder's sequence, `H` hidden,
+`V` vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from pellucid import ops, outputs
+from pellucid.cache import Cache, EncoderDecoderCache, Source, open_cache
+from pellucid.errors import InputError
+from pellucid.layout import Asked, Ids, Layout, PackedTokens, pack_tokens
+from pellucid.model import PreTrainedModel
+from pellucid.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions, ModelOutput
+
+Output = TypeVar("Output", bound=ModelOutput)
+EncoderOutputs = ModelOutput | Sequence[Tensor] | None
+
+
+class Both(NamedTuple):
+    """What encoder and decoder answered, packed.
+
+    Attributes:
+        tokens: of the decoder.
+        decoded: the decoder's answer.
+        source: layout of the text that the encoder read; `None` when its keys and values came from a cache.
+        encoded: the encoder's answer; `None` likewise.
+    """
+
+    tokens: PackedTokens
+    decoded: BaseModelOutputWithPastAndCrossAttentions
+    source: Layout | None
+    encoded: BaseModelOutput | None
+
+
+class EncoderDecoder(PreTrainedModel):
+    """The body of an encoder-decoder: `encoder` and `decoder`, and the way through both."""
+
+    encoder: Any
+    decoder: Any
+
+    def get_encoder(self) -> PreTrainedModel:
+        """The encoder, which can be called alone: ids `[B, source]` → states `[B, source, H]`."""
+        return self.encoder  # type: ignore[no-any-return]
+
+    def get_decoder(self) -> Any:
+        """The decoder."""
+        return self.decoder
+
+    def start_of(self, ids: Tensor) -> Tensor:
+        """What the decoder reads when it is to write `ids` `[B, S]`: the same, one place later."""
+        return shift_right(ids, self.config.pad_token_id, getattr(self.config, "decoder_start_token_id", None))
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, decoder_input_ids: Ids = None,
+        decoder_attention_mask: Ids = None, encoder_outputs: EncoderOutputs = None,
+        past_key_values: Cache | None = None, inputs_embeds: Ids = None, decoder_inputs_embeds: Ids = None,
+        use_cache: bool | None = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, packed: PackedTokens | None = None, packed_source: PackedTokens | None = None,
+    ) -> outputs.Seq2SeqModelOutput | tuple[Any, ...]:  # fmt: skip
+        """Run encoder and decoder.
+
+        Args:
+            input_ids: `[B, source]` ids for the encoder; this, `inputs_embeds`, `packed_source`, `encoder_outputs` or a
+                cache that has seen the source.
+            attention_mask: `[B, source]`, 0 at padding. Default: all real.
+            decoder_input_ids: `[B, S]` ids for the decoder.
+            decoder_attention_mask: `[B, P + S]`, 0 at padding, `P` cached columns first. Default: all real.
+            encoder_outputs: what the encoder answered, `[B, source, H]` first; it does not run again then.
+            past_key_values: an `EncoderDecoderCache` of earlier tokens, which grows by these.
+            inputs_embeds: `[B, source, H]` word vectors instead of `input_ids`.
+            decoder_inputs_embeds: `[B, S, H]` word vectors instead of `decoder_input_ids`.
+            use_cache: whether to return a cache. Default: as the configuration says, and not in training.
+            output_attentions: return attention weights of both, and across: of all layers (`True`) or those listed.
+            output_hidden_states: return the states of both before the first and after each layer.
+            return_dict: `False` gives a plain tuple.
+            packed: tokens for the decoder that are packed already; results then stay packed.
+            packed_source: the same for the encoder.
+        """
+        both = self.run(
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
+            inputs_embeds, decoder_inputs_embeds, use_cache, output_attentions, output_hidden_states, packed,
+            packed_source,
+        )  # fmt: skip
+        hidden = both.tokens.layout.unpack(both.decoded.last_hidden_state)  # type: ignore[arg-type]
+        return self.finish_both(outputs.Seq2SeqModelOutput(hidden), both, return_dict)
+
+    def run(
+        self, input_ids: Ids, attention_mask: Ids, decoder_input_ids: Ids, decoder_attention_mask: Ids,
+        encoder_outputs: EncoderOutputs, past_key_values: Cache | None, inputs_embeds: Ids,
+        decoder_inputs_embeds: Ids, use_cache: bool | None, maps: Asked, states: bool | None,
+        packed: PackedTokens | None, packed_source: PackedTokens | None,
+    ) -> Both:  # fmt: skip
+        """Encoder and decoder on packed tokens; arguments as in `forward`."""
+        cache = open_cache(past_key_values, use_cache, self.config, self.training)
+        if cache is not None and not isinstance(cache, EncoderDecoderCache):
+            cache = EncoderDecoderCache(cache)
+        read, source = None, None
+        if encoder_outputs is not None:
+            read, source = _as_read(encoder_outputs, attention_mask)
+        elif cache is None or cache.source is None:
+            text = pack_tokens(input_ids, attention_mask, None, None, inputs_embeds, None, packed_source)
+            source = text.layout
+            read = self.encoder(packed=text, output_attentions=maps, output_hidden_states=states)
+        if decoder_input_ids is None and decoder_inputs_embeds is None and packed is None and input_ids is not None:
+            decoder_input_ids = self.start_of(input_ids)
+        tokens = pack_tokens(
+            decoder_input_ids, decoder_attention_mask, None, None, decoder_inputs_embeds, cache, packed
+        )
+        seen = Source(None if read is None else read.last_hidden_state, source, cache)
+        decoded = self.decoder(packed=tokens, source=seen, output_attentions=maps, output_hidden_states=states)
+        return Both(tokens, decoded, source, read)
+
+    def finish_both(self, output: Output, both: Both, return_dict: bool | None) -> Output | tuple[Any, ...]:
+        """The exit: fill in what body, cache and encoder have, in padded form."""
+        layout, decoded, source, encoded = both.tokens.layout, both.decoded, both.source, both.encoded
+        output["past_key_values"] = layout.cache
+        output["decoder_hidden_states"] = layout.unpack_all(decoded.hidden_states)
+        output["decoder_attentions"] = layout.unpack_maps(decoded.attentions)  # type: ignore[arg-type]
+        output["cross_attentions"] = layout.unpack_cross_maps(decoded.cross_attentions, source)  # type: ignore[arg-type]
+        if encoded is not None and source is not None and encoded.last_hidden_state is not None:
+            output["encoder_last_hidden_state"] = source.unpack(encoded.last_hidden_state)
+            output["encoder_hidden_states"] = source.unpack_all(encoded.hidden_states)
+            output["encoder_attentions"] = source.unpack_maps(encoded.attentions)  # type: ignore[arg-type]
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
+
+class EncoderDecoderHead(PreTrainedModel, ABC):
+    """An encoder-decoder with a head; the body may be the attribute `model`, or this model itself."""
+
+    def body(self) -> EncoderDecoder:
+        """Encoder, decoder, and the way through both."""
+        found = self.base_model
+        assert isinstance(found, EncoderDecoder)
+        return found
+
+    def get_encoder(self) -> PreTrainedModel:
+        """The encoder, which can be called alone: ids `[B, source]` → states `[B, source, H]`."""
+        return self.body().encoder  # type: ignore[no-any-return]
+
+    def get_decoder(self) -> Any:
+        """The decoder."""
+        return self.body().decoder
+
+
+class ConditionalGeneration(EncoderDecoderHead):
+    """An encoder-decoder that writes: scores of the next word after each of the decoder's tokens."""
+
+    @abstractmethod
+    def read_out(self, hidden: Tensor) -> Tensor:
+        """Scores of all words: `[..., H]` → `[..., V]`."""
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """What the decoder reads when it is to write `labels` `[B, S]`."""
+        return self.body().start_of(labels)
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, decoder_input_ids: Ids = None,
+        decoder_attention_mask: Ids = None, encoder_outputs: EncoderOutputs = None,
+        past_key_values: Cache | None = None, inputs_embeds: Ids = None, decoder_inputs_embeds: Ids = None,
+        labels: Ids = None, use_cache: bool | None = None, logits_to_keep: int = 0, output_attentions: Asked = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None,
+        packed: PackedTokens | None = None, packed_source: PackedTokens | None = None,
+    ) -> outputs.Seq2SeqLMOutput | tuple[Any, ...]:  # fmt: skip
+        """Run body and head; arguments as in the body.
+
+        `labels` `[B, S]` are the words to write, -100 left out; the decoder reads them one place later, and they add a
+        `loss`. With `logits_to_keep` above 0 the logits are those of each row's last tokens only.
+        """
+        body = self.body()
+        if labels is not None:
+            use_cache = False
+            if decoder_input_ids is None and decoder_inputs_embeds is None and packed is None:
+                decoder_input_ids = body.start_of(labels)
+        both = body.run(
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
+            inputs_embeds, decoder_inputs_embeds, use_cache, output_attentions, output_hidden_states, packed,
+            packed_source,
+        )  # fmt: skip
+        hidden, layout = both.decoded.last_hidden_state, both.tokens.layout
+        assert hidden is not None
+        if logits_to_keep:
+            loss, logits = None, self.read_out(layout.last(hidden, logits_to_keep))
+        else:
+            packed_logits = self.read_out(hidden)  # [T, H] → [T, V]
+            loss, logits = ops.token_loss(packed_logits, labels, layout), layout.unpack(packed_logits)
+        return body.finish_both(outputs.Seq2SeqLMOutput(loss, logits), both, return_dict)
+
+
+class TextClassification(EncoderDecoderHead):
+    """A class, or a number, for the whole text, read off the decoder's last end-of-text token."""
+
+    classification_head: Any
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, decoder_input_ids: Ids = None,
+        decoder_attention_mask: Ids = None, encoder_outputs: EncoderOutputs = None, inputs_embeds: Ids = None,
+        decoder_inputs_embeds: Ids = None, labels: Ids = None, use_cache: bool | None = None,
+        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
+        packed: PackedTokens | None = None, packed_source: PackedTokens | None = None,
+    ) -> outputs.Seq2SeqSequenceClassifierOutput | tuple[Any, ...]:  # fmt: skip
+        """Run body and head; arguments as in the body, of which `input_ids` is needed; `labels` `[B]` or `[B, C]`."""
+        if input_ids is None and packed is None:
+            raise InputError(f"{type(self).__name__}: got no input_ids, in which the end of the text is looked for")
+        body = self.body()
+        both = body.run(
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, None,
+            inputs_embeds, decoder_inputs_embeds, False if labels is not None else use_cache, output_attentions,
+            output_hidden_states, packed, packed_source,
+        )  # fmt: skip
+        logits = self.classification_head(self.end_of_text(both, input_ids))  # [B, H] → [B, C]
+        loss = ops.classification_loss(logits, labels, self.config)
+        return body.finish_both(outputs.Seq2SeqSequenceClassifierOutput(loss, logits), both, return_dict)
+
+    def end_of_text(self, both: Both, input_ids: Ids) -> Tensor:
+        """`[T, H]` → `[B, H]`: the decoder's state where the source has its last end-of-text token."""
+        layout, hidden = both.tokens.layout, both.decoded.last_hidden_state
+        assert hidden is not None
+        if input_ids is None:
+            return layout.last(hidden)[:, 0]
+        ends = input_ids.eq(self.config.eos_token_id)  # type: ignore[arg-type]
+        if not ends.any(dim=1).all():
+            raise InputError(f"input_ids: wanted the end-of-text token {self.config.eos_token_id} in every row")
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return layout.unpack(hidden)[torch.arange(len(ends), device=hidden.device), (columns * ends).argmax(dim=1)]
+
+
+class SpanFinding(EncoderDecoderHead):
+    """Where in a text the answer begins and ends, read off the decoder's tokens."""
+
+    qa_outputs: Any
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, decoder_input_ids: Ids = None,
+        decoder_attention_mask: Ids = None, encoder_outputs: EncoderOutputs = None, start_positions: Ids = None,
+        end_positions: Ids = None, inputs_embeds: Ids = None, decoder_inputs_embeds: Ids = None,
+        use_cache: bool | None = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, packed: PackedTokens | None = None, packed_source: PackedTokens | None = None,
+    ) -> outputs.Seq2SeqQuestionAnsweringModelOutput | tuple[Any, ...]:  # fmt: skip
+        """Run body and head; arguments as in the body; positions `[B]` of the answer's ends add a `loss`."""
+        body = self.body()
+        both = body.run(
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, None,
+            inputs_embeds, decoder_inputs_embeds, False if start_positions is not None else use_cache,
+            output_attentions, output_hidden_states, packed, packed_source,
+        )  # fmt: skip
+        start, end = both.tokens.layout.unpack_spans(self.qa_outputs(both.decoded.last_hidden_state))
+        loss = ops.span_loss(start, end, start_positions, end_positions)
+        return body.finish_both(outputs.Seq2SeqQuestionAnsweringModelOutput(loss, start, end), both, return_dict)
+
+
+def shift_right(ids: Tensor, pad_token_id: int | None, start_token_id: int | None) -> Tensor:
+    """`[B, S]` one place later, the start token first; -100 becomes padding.
+
+    Raises:
+        InputError: the configuration names no start token or no padding token.
+    """
+    if start_token_id is None or pad_token_id is None:
+        missing = "decoder_start_token_id" if start_token_id is None else "pad_token_id"
+        raise InputError(f"decoder_input_ids: got none, and the configuration has no {missing}; set one of them")
+    shifted = torch.cat([torch.full_like(ids[:, :1], start_token_id), ids[:, :-1]], dim=1)
+    return shifted.masked_fill(shifted == -100, pad_token_id)
+
+
+def look_at(states: Ids, mask: Ids, cache: Cache | None) -> Source | None:
+    """States `[B, source, H]` for a decoder to look at, packed by their mask `[B, source]`; `None` without any."""
+    memories = cache if isinstance(cache, EncoderDecoderCache) else None
+    if states is None:
+        return None if memories is None or memories.source is None else Source(None, None, memories)
+    text = pack_tokens(None, mask, None, None, states)
+    return Source(text.inputs_embeds, text.layout, memories)
+
+
+def _as_read(encoder_outputs: EncoderOutputs, attention_mask: Tensor | None) -> tuple[BaseModelOutput, Layout]:
+    """An encoder's padded answer, packed, and its layout."""
+    if not isinstance(encoder_outputs, ModelOutput | tuple | list) or not len(encoder_outputs):
+        raise InputError(
+            f"encoder_outputs: got a {type(encoder_outputs).__name__}, wanted an encoder's output or a tuple of it"
+        )
+    states = encoder_outputs[0]
+    if not isinstance(states, Tensor) or states.dim() != 3:
+        raise InputError("encoder_outputs: wanted states [batch, source, hidden] as its first value")
+    text = pack_tokens(None, attention_mask, None, None, states)
+    return BaseModelOutput(text.inputs_embeds), text.layout
