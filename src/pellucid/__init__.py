@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "adapters": "LoraConfig",
     "auto": """AutoConfig AutoModel AutoModelForCausalLM AutoModelForMaskedLM AutoModelForMultipleChoice
         AutoModelForNextSentencePrediction AutoModelForPreTraining AutoModelForQuestionAnswering
         AutoModelForSequenceClassification AutoModelForTokenClassification""",
@@ -23,8 +24,16 @@ _HOMES = {
     "layout": "Layout PackedTokens",
     "model": "PreTrainedModel",
     "pipelines": "pipeline",
-    "tokenizer": """AddedToken AutoTokenizer BertTokenizer BertTokenizerFast DistilBertTokenizer
-        DistilBertTokenizerFast PreTrainedTokenizer PreTrainedTokenizerBase PreTrainedTokenizerFast""",
+    "tokenizer": """AddedToken AlbertTokenizer AlbertTokenizerFast AutoTokenizer BartTokenizer BartTokenizerFast
+        BertTokenizer BertTokenizerFast BlenderbotTokenizer BlenderbotTokenizerFast ByT5Tokenizer CamembertTokenizer
+        CamembertTokenizerFast DebertaV2Tokenizer DebertaV2TokenizerFast DistilBertTokenizer DistilBertTokenizerFast
+        ElectraTokenizer ElectraTokenizerFast GPT2Tokenizer GPT2TokenizerFast GPTNeoXTokenizer GPTNeoXTokenizerFast
+        GemmaTokenizer GemmaTokenizerFast LlamaTokenizer LlamaTokenizerFast M2M100Tokenizer MBart50Tokenizer
+        MBart50TokenizerFast MBartTokenizer MBartTokenizerFast MPNetTokenizer MPNetTokenizerFast MarianTokenizer
+        NllbTokenizer NllbTokenizerFast OpenAIGPTTokenizer OpenAIGPTTokenizerFast PegasusTokenizer PegasusTokenizerFast
+        PreTrainedTokenizer PreTrainedTokenizerBase PreTrainedTokenizerFast Qwen2Tokenizer Qwen2TokenizerFast
+        RobertaTokenizer RobertaTokenizerFast T5Tokenizer T5TokenizerFast XLMRobertaTokenizer
+        XLMRobertaTokenizerFast""",
 }
 """Module → the public names that live in it. Names of architectures are found by looking into `models/`."""
 
@@ -67,6 +76,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time the functions above find the names
+    from pellucid.adapters import LoraConfig as LoraConfig
     from pellucid.auto import AutoConfig as AutoConfig
     from pellucid.auto import AutoModel as AutoModel
     from pellucid.auto import AutoModelForCausalLM as AutoModelForCausalLM
@@ -111,12 +121,55 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the functions ab
     from pellucid.models.distilbert import DistilBertPreTrainedModel as DistilBertPreTrainedModel
     from pellucid.pipelines import pipeline as pipeline
     from pellucid.tokenizer import AddedToken as AddedToken
+    from pellucid.tokenizer import AlbertTokenizer as AlbertTokenizer
+    from pellucid.tokenizer import AlbertTokenizerFast as AlbertTokenizerFast
     from pellucid.tokenizer import AutoTokenizer as AutoTokenizer
+    from pellucid.tokenizer import BartTokenizer as BartTokenizer
+    from pellucid.tokenizer import BartTokenizerFast as BartTokenizerFast
     from pellucid.tokenizer import BertTokenizer as BertTokenizer
     from pellucid.tokenizer import BertTokenizerFast as BertTokenizerFast
+    from pellucid.tokenizer import BlenderbotTokenizer as BlenderbotTokenizer
+    from pellucid.tokenizer import BlenderbotTokenizerFast as BlenderbotTokenizerFast
+    from pellucid.tokenizer import ByT5Tokenizer as ByT5Tokenizer
+    from pellucid.tokenizer import CamembertTokenizer as CamembertTokenizer
+    from pellucid.tokenizer import CamembertTokenizerFast as CamembertTokenizerFast
+    from pellucid.tokenizer import DebertaV2Tokenizer as DebertaV2Tokenizer
+    from pellucid.tokenizer import DebertaV2TokenizerFast as DebertaV2TokenizerFast
     from pellucid.tokenizer import DistilBertTokenizer as DistilBertTokenizer
     from pellucid.tokenizer import DistilBertTokenizerFast as DistilBertTokenizerFast
+    from pellucid.tokenizer import ElectraTokenizer as ElectraTokenizer
+    from pellucid.tokenizer import ElectraTokenizerFast as ElectraTokenizerFast
+    from pellucid.tokenizer import GemmaTokenizer as GemmaTokenizer
+    from pellucid.tokenizer import GemmaTokenizerFast as GemmaTokenizerFast
+    from pellucid.tokenizer import GPT2Tokenizer as GPT2Tokenizer
+    from pellucid.tokenizer import GPT2TokenizerFast as GPT2TokenizerFast
+    from pellucid.tokenizer import GPTNeoXTokenizer as GPTNeoXTokenizer
+    from pellucid.tokenizer import GPTNeoXTokenizerFast as GPTNeoXTokenizerFast
+    from pellucid.tokenizer import LlamaTokenizer as LlamaTokenizer
+    from pellucid.tokenizer import LlamaTokenizerFast as LlamaTokenizerFast
+    from pellucid.tokenizer import M2M100Tokenizer as M2M100Tokenizer
+    from pellucid.tokenizer import MarianTokenizer as MarianTokenizer
+    from pellucid.tokenizer import MBart50Tokenizer as MBart50Tokenizer
+    from pellucid.tokenizer import MBart50TokenizerFast as MBart50TokenizerFast
+    from pellucid.tokenizer import MBartTokenizer as MBartTokenizer
+    from pellucid.tokenizer import MBartTokenizerFast as MBartTokenizerFast
+    from pellucid.tokenizer import MPNetTokenizer as MPNetTokenizer
+    from pellucid.tokenizer import MPNetTokenizerFast as MPNetTokenizerFast
+    from pellucid.tokenizer import NllbTokenizer as NllbTokenizer
+    from pellucid.tokenizer import NllbTokenizerFast as NllbTokenizerFast
+    from pellucid.tokenizer import OpenAIGPTTokenizer as OpenAIGPTTokenizer
+    from pellucid.tokenizer import OpenAIGPTTokenizerFast as OpenAIGPTTokenizerFast
+    from pellucid.tokenizer import PegasusTokenizer as PegasusTokenizer
+    from pellucid.tokenizer import PegasusTokenizerFast as PegasusTokenizerFast
     from pellucid.tokenizer import PreTrainedTokenizer as PreTrainedTokenizer
     from pellucid.tokenizer import PreTrainedTokenizerBase as PreTrainedTokenizerBase
     from pellucid.tokenizer import PreTrainedTokenizerFast as PreTrainedTokenizerFast
+    from pellucid.tokenizer import Qwen2Tokenizer as Qwen2Tokenizer
+    from pellucid.tokenizer import Qwen2TokenizerFast as Qwen2TokenizerFast
+    from pellucid.tokenizer import RobertaTokenizer as RobertaTokenizer
+    from pellucid.tokenizer import RobertaTokenizerFast as RobertaTokenizerFast
+    from pellucid.tokenizer import T5Tokenizer as T5Tokenizer
+    from pellucid.tokenizer import T5TokenizerFast as T5TokenizerFast
+    from pellucid.tokenizer import XLMRobertaTokenizer as XLMRobertaTokenizer
+    from pellucid.tokenizer import XLMRobertaTokenizerFast as XLMRobertaTokenizerFast
     from pellucid.tokenizer.encoding import BatchEncoding as BatchEncoding

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pellucid.collector import paused
-from pellucid.config import LOADING_KEYWORDS, PretrainedConfig, at_one_commit, load_config_dict
+from pellucid.config import PretrainedConfig
+from pellucid.config_files import LOADING_KEYWORDS, at_one_commit, load_config_dict
 from pellucid.errors import ConfigError, InputError, did_you_mean, refuse_remote_code, reject_unknown, strict
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class AutoConfig:
         local_files_only: bool = False,
         force_download: bool = False,
         subfolder: str = "",
+        gguf_file: str | None = None,
         trust_remote_code: bool = False,
         return_unused_kwargs: bool = False,
         **overrides: Any,
@@ -74,8 +76,18 @@ class AutoConfig:
         """Read a checkpoint's configuration; arguments as in `PretrainedConfig.from_pretrained`."""
         refuse_remote_code(trust_remote_code)
         name = pretrained_model_name_or_path
-        values = load_config_dict(name, revision, token, cache_dir, local_files_only, force_download, subfolder)
-        found = config_class(values.get("model_type"), f"{name}/config.json")
+        values = load_config_dict(
+            name,
+            gguf_file=gguf_file,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            subfolder=subfolder,
+        )
+        is_gguf = gguf_file is None and str(name).endswith(".gguf")
+        found = config_class(values.get("model_type"), str(name) if is_gguf else f"{name}/{gguf_file or 'config.json'}")
         unknown = overrides.keys() - found.keywords()
         if unknown and not return_unused_kwargs:
             reject_unknown("AutoConfig.from_pretrained", unknown, found.keywords() | LOADING_KEYWORDS)
@@ -155,6 +167,7 @@ class AutoModel:
         device_map: str | int | torch.device | dict[str, Any] | None = None,
         attn_implementation: str | None = None,
         low_cpu_mem_usage: bool | None = None,
+        gguf_file: str | None = None,
         trust_remote_code: bool = False,
         **config_overrides: Any,
     ) -> PreTrainedModel:
@@ -169,9 +182,13 @@ class AutoModel:
         }
         refuse_remote_code(trust_remote_code)
         name = pretrained_model_name_or_path
-        where = at_one_commit(name, where)
+        from pellucid.adapters import base_of_adapter  # brings torch along, as any model does
+
+        where = at_one_commit(name, where, gguf_file)
+        base, base_where = (None if gguf_file else base_of_adapter(name, where)) or (name, where)
         if not isinstance(config, PretrainedConfig):
-            config = AutoConfig.from_pretrained(name if config is None else config, **where)
+            place, inside = (base, gguf_file) if config is None else (config, None)
+            config = AutoConfig.from_pretrained(place, gguf_file=inside, **base_where)
         assert isinstance(config, PretrainedConfig)
         return cls.model_class(config).from_pretrained(
             name,
@@ -186,6 +203,7 @@ class AutoModel:
             device_map=device_map,
             attn_implementation=attn_implementation,
             low_cpu_mem_usage=low_cpu_mem_usage,
+            gguf_file=gguf_file,
             **config_overrides,
         )
 

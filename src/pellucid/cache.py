@@ -534,7 +534,7 @@ def open_cache(
 
     Args:
         past_key_values: handed in, or `None`.
-        use_cache: whether one is wanted; `None`: as the configuration says, and not in training.
+        use_cache: whether one is wanted; `None`: as the configuration says, and not in training or a compiled graph.
         config: of the model.
         training: whether the model is being trained.
 
@@ -547,8 +547,9 @@ def open_cache(
                 f"past_key_values: got a {type(past_key_values).__name__}, wanted a cache such as DynamicCache()"
             )
         return past_key_values
-    wanted = getattr(config, "use_cache", True) and not training if use_cache is None else use_cache
-    if not wanted:
+    if use_cache is None:
+        wanted = getattr(config, "use_cache", True) and not training and not torch.compiler.is_compiling()
+    if not (wanted if use_cache is None else use_cache):
         return None
     looks_across = config.is_encoder_decoder or getattr(config, "add_cross_attention", False)
     cache = EncoderDecoderCache() if looks_across else DynamicCache(config)

@@ -32,12 +32,10 @@ from typing import (
     get_type_hints,
 )
 
-import pellucid.hub as hub
+from pellucid import hub
+from pellucid.config_files import LOADING_KEYWORDS, load_config_dict
 from pellucid.errors import ConfigError, did_you_mean, refuse_remote_code, reject_unknown, strict
 from pellucid.files import atomic_folder, read_json, write_json
-from pellucid.gguf import find_gguf, read_gguf
-from pellucid.gguf_models import config_values
-from pellucid.hub_cache import COMMIT
 
 
 class Range(NamedTuple):
@@ -57,23 +55,6 @@ Positive = Annotated[float, Range(0.0, float("inf"))]
 """A number that is not negative."""
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
-
-
-LOADING_KEYWORDS = frozenset(
-    {
-        "pretrained_model_name_or_path",
-        "revision",
-        "token",
-        "cache_dir",
-        "local_files_only",
-        "force_download",
-        "subfolder",
-        "gguf_file",
-        "trust_remote_code",
-        "return_unused_kwargs",
-    }
-)
-"""Keywords that say where a checkpoint is, for suggestions when an override is misspelt."""
 
 
 class Derived(NamedTuple):
@@ -474,10 +455,23 @@ class RotaryConfig(PretrainedConfig):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.own_keys:
-            present = self.rope_parameters or {}
-            value = self._rotary({key: old for key, old in present.items() if key != name}, {name: value})
+            present = dict(self.rope_parameters or {})
+            if name == "rope_scaling":  # takes the place of all but the speed
+                value = self._rotary(None, {"rope_theta": present.get("rope_theta"), name: value})
+            else:
+                value = {**present, name: value}
             name = "rope_parameters"
         super().__setattr__(name, value)
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, Any], **overrides: Any) -> Self:
+        """As in `PretrainedConfig`; overrides by the older names change what the newer form says."""
+        older = {name: overrides.pop(name) for name in cls.own_keys if name in overrides}
+        config = super().from_dict(config_dict, **overrides)
+        for name, value in older.items():
+            setattr(config, name, value)
+        config.validate()
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and extra keys, ready for JSON, the older names of rotary settings among them."""
@@ -501,48 +495,6 @@ class RotaryConfig(PretrainedConfig):
                     raise ConfigError(f"{where}: {key}: got {value!r}, wanted a list of numbers above 0")
             elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
                 raise ConfigError(f"{where}: {key}: got {value!r}, wanted a number above 0 for rope_type {kind!r}")
-
-
-def load_config_dict(
-    name_or_path: str | PathLike[str], *, gguf_file: str | None = None, **where: Any
-) -> dict[str, Any]:
-    """The contents of a checkpoint's `config.json` as a dictionary.
-
-    Args:
-        name_or_path: a folder, a JSON or GGUF file, or a Hub name.
-        gguf_file: name of a GGUF file there, to read in place of `config.json`.
-        where: keywords of `hub.resolve_file`.
-    """
-    if (gguf := find_gguf(name_or_path, gguf_file, **where)) is not None:
-        return config_values(read_gguf(gguf))
-    path = Path(name_or_path)
-    if not path.is_file():
-        found = hub.resolve_file(name_or_path, "config.json", **where)
-        assert found is not None  # required files are found or raise
-        path = found
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: got a JSON {type(values).__name__}, wanted an object with the model's settings")
-    return values
-
-
-def at_one_commit(
-    name_or_path: str | PathLike[str], where: dict[str, Any], filename: str | None = None
-) -> dict[str, Any]:
-    """The same place, with a branch replaced by the commit that its `config.json`, or `filename`, is from now.
-
-    All files of a load then belong together, and those that are cached cost no further request.
-
-    Args:
-        name_or_path: a folder (nothing to do) or a Hub name.
-        where: keywords of `hub.resolve_file`.
-        filename: a file that is needed in any case.
-    """
-    if hub.is_local(name_or_path) or COMMIT.fullmatch(where["revision"] or ""):
-        return where  # a caller has pinned it already
-    found = hub.resolve_file(name_or_path, filename or "config.json", required=False, **where)
-    commit = None if found is None else hub.commit_of(found)
-    return where if commit is None else {**where, "revision": commit}
 
 
 # ---------------------------------------------------------------------- checking one value against its annotation

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pellucid.adapters import with_adapters_merged
 from pellucid.errors import strict
 from pellucid.model import PreTrainedModel
 
@@ -64,7 +65,7 @@ def for_inference(model: Model) -> Model:
     """A speed form of `model` that answers faster on a CPU and cannot be trained or saved.
 
     It keeps the weights that it has packed beside the model's own, so it doubles the memory of linear layers until
-    the model is let go. Later changes to the model's weights do not reach it.
+    the model is let go. Later changes to the model's weights do not reach it. Active adapters are merged into it.
 
     Args:
         model: any model in evaluation mode.
@@ -74,8 +75,9 @@ def for_inference(model: Model) -> Model:
     """
     if model.training or not can_pack(model):
         return model
-    made = _mirror(model)
+    made = _mirror(with_adapters_merged(model))
     assert isinstance(made, type(model))
+    made._adapters = None
     made.is_speed_form = True
     return made
 

@@ -249,6 +249,12 @@ class Layout:
             self.plans["places"] = row.long().to(device), place.long().to(device)
         return self.plans["places"]  # type: ignore[no-any-return]
 
+    def ranks(self, device: torch.device) -> Tensor:
+        """`[T]`: how many real tokens of its row stand before each token, cached ones counted."""
+        if self._real is None:
+            return self.places(device)[1]
+        return (self._real.long().cumsum(dim=1) - 1).clamp(min=0).flatten().to(device)
+
     def split(self, values: Tensor) -> list[Tensor]:
         """`[T, ...]` → one `[length, ...]` for each sequence; for tokens that the caller packed."""
         sizes = [run.length for run in self.runs for _ in range(run.count)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from os import PathLike
 from pathlib import Path
@@ -17,33 +17,45 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from pellucid import checkpoint, hub
+from pellucid import checkpoint, hub, ops
+from pellucid.adapters import AdapterMixin, base_of_adapter
+from pellucid.building import Unfilled, device_of, dtype_of
 from pellucid.collector import paused
-from pellucid.config import PretrainedConfig, at_one_commit
-from pellucid.errors import InputError, PellucidError, did_you_mean, refuse_remote_code, reject_unknown, strict
+from pellucid.config import PretrainedConfig
+from pellucid.config_files import at_one_commit
+from pellucid.errors import InputError, refuse_remote_code, reject_unknown, strict
 from pellucid.files import atomic_folder
-from pellucid.layout import Layout
-from pellucid.outputs import ModelOutput
+from pellucid.gguf import find_gguf
+from pellucid.layout import Asked, Layout
+from pellucid.outputs import ModelOutput, register_outputs
 
+register_outputs()
 logger = logging.getLogger("pellucid")
 Output = TypeVar("Output", bound=ModelOutput)
 
 
-class PreTrainedModel(nn.Module):
+class PreTrainedModel(AdapterMixin):
     """Base of all models."""
 
     config_class: ClassVar[type[PretrainedConfig]]
     base_model_prefix: ClassVar[str] = ""
+    other_prefixes: ClassVar[tuple[str, ...]] = ()
+    """What that attribute is called in other models of the architecture, whose checkpoints can be loaded too."""
     input_embeddings: ClassVar[str] = ""
     """Path of the word table inside the body, such as `embeddings.word_embeddings`."""
     output_embeddings: ClassVar[str] = ""
     """Path of the layer from hidden states to vocabulary in this class, if it has one."""
     tied: ClassVar[Mapping[str, str]] = {}
     """Second name of a tensor → its first name, both as in this class's `state_dict()`."""
+    word_tensors: ClassVar[tuple[str, ...]] = ()
+    """Further tensors with a row for each word, as in this class's `state_dict()`."""
     renames: ClassVar[tuple[tuple[str, str], ...]] = ((".gamma", ".weight"), (".beta", ".bias"))
     """Endings of tensor names in old checkpoints → endings of today."""
+    may_lack: ClassVar[tuple[str, ...]] = ()
+    """Names of tensors that a checkpoint need not hold: they start as zeros and are not reported."""
+    computed: ClassVar[tuple[str, ...]] = ()
+    """Names (`*` and `?` allowed) of tables that old checkpoints hold and the model computes by itself."""
 
     config: PretrainedConfig
     loading_report: checkpoint.LoadingReport | None = None
@@ -52,7 +64,7 @@ class PreTrainedModel(nn.Module):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
-        if not isinstance(config, self.config_class):
+        if not isinstance(config, self.config_class) or config.model_type != self.config_class.model_type:
             wanted = self.config_class.__name__
             raise InputError(
                 f"{type(self).__name__}: got a {type(config).__name__}, wanted a {wanted}; "
@@ -60,6 +72,7 @@ class PreTrainedModel(nn.Module):
             )
         config.validate()
         self.config = config
+        self._arguments = _parameter_names(type(self).forward)
         self.name_or_path = config.name_or_path
 
     def post_init(self) -> None:
@@ -72,10 +85,16 @@ class PreTrainedModel(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`; a misspelt argument is refused with the nearest right one."""
-        names = _parameter_names(type(self).forward)
-        if not kwargs.keys() <= names:
-            reject_unknown(f"{type(self).__name__}.forward", kwargs.keys() - names, names)
+        if not kwargs.keys() <= self._arguments:
+            reject_unknown(f"{type(self).__name__}.forward", kwargs.keys() - self._arguments, self._arguments)
         return super().__call__(*args, **kwargs)
+
+    def wanted(
+        self, output_attentions: Asked, output_hidden_states: bool | None
+    ) -> tuple[bool | Collection[int], bool]:
+        """Which attention weights, and whether the states, are asked for; the configuration says what is usual."""
+        maps = self.config.output_attentions if output_attentions is None else output_attentions
+        return maps, self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
 
     def finish(
         self, output: Output, layout: Layout, return_dict: bool | None, body: ModelOutput | None = None
@@ -105,7 +124,7 @@ class PreTrainedModel(nn.Module):
         """
         if name == "weight" and isinstance(module, nn.LayerNorm | nn.RMSNorm):
             parameter.fill_(1.0)
-        elif name == "weight" and isinstance(module, nn.Linear | nn.Embedding):
+        elif name == "weight" and isinstance(module, nn.Linear | nn.Embedding | ops.Conv1D):
             parameter.normal_(0.0, getattr(self.config, "initializer_range", 0.02))
             if isinstance(module, nn.Embedding) and module.padding_idx is not None:
                 parameter[module.padding_idx].zero_()
@@ -237,7 +256,7 @@ class PreTrainedModel(nn.Module):
         if self.output_embeddings:
             output = self.output_embeddings
             names |= {f"{output}.weight", f"{output}.bias"} | {self.tied.get(f"{output}.bias", f"{output}.bias")}
-        for full_name in sorted(names):
+        for full_name in sorted(names.union(self.word_tensors)):
             path, _, name = full_name.rpartition(".")
             module = self.get_submodule(path)
             table = module._parameters.get(name)
@@ -247,6 +266,7 @@ class PreTrainedModel(nn.Module):
         if (layer := self.get_output_embeddings()) is not None:
             layer.out_features = rows
         self.config.vocab_size = rows
+        self._fit_adapters()
         self.tie_weights()
         return self.get_input_embeddings()
 
@@ -294,7 +314,7 @@ class PreTrainedModel(nn.Module):
             dtype: number format of the weights; default float32.
         """
         model = cls(config)
-        return model if dtype is None else model.to(_dtype(dtype))
+        return model if dtype is None else model.to(dtype_of(dtype))
 
     @classmethod
     @strict
@@ -318,13 +338,16 @@ class PreTrainedModel(nn.Module):
         device_map: str | int | torch.device | dict[str, Any] | None = None,
         attn_implementation: str | None = None,
         low_cpu_mem_usage: bool | None = None,
+        gguf_file: str | None = None,
         trust_remote_code: bool = False,
         **config_overrides: Any,
     ) -> Self:
         """Load a checkpoint: weights are mapped from the file and read when first used; nothing in it is executed.
 
+        Where there is a LoRA adapter, the model that it names is loaded, and then the adapter (see `load_adapter`).
+
         Args:
-            pretrained_model_name_or_path: a folder, or a name on the Hub such as `"bert-base-uncased"`.
+            pretrained_model_name_or_path: a folder, a `.gguf` file, or a name on the Hub like `"bert-base-uncased"`.
             config: a configuration (or where to read it) in place of the checkpoint's own.
             revision: branch, tag or commit on the Hub.
             token: access token; `None` uses the one that is logged in, `False` none.
@@ -341,6 +364,7 @@ class PreTrainedModel(nn.Module):
             device_map: device to put the model on: `"cpu"`, `"cuda:0"`, or `"auto"` for the GPU if there is one.
             attn_implementation: accepted for compatibility; every choice gives the same numbers here.
             low_cpu_mem_usage: accepted for compatibility; memory use is always the file's size.
+            gguf_file: name of a GGUF file there to load; quantized weights become float32, or `dtype`.
             trust_remote_code: only `False`; code from a checkpoint is never run.
             config_overrides: configuration fields to change, such as `num_labels=3`.
 
@@ -364,9 +388,12 @@ class PreTrainedModel(nn.Module):
         if unknown := config_overrides.keys() - known:
             reject_unknown(f"{cls.__name__}.from_pretrained", unknown, known | _loader_names())
         name = pretrained_model_name_or_path
-        where = at_one_commit(name, where)
+        where = at_one_commit(name, where, gguf_file)
+        adapter, base = (name, where), None if gguf_file else base_of_adapter(name, where)
+        name, where = base or adapter
         if not isinstance(config, PretrainedConfig):
-            config = cls.config_class.from_pretrained(name if config is None else config, **where, **config_overrides)
+            place, inside = (name, gguf_file) if config is None else (config, None)
+            config = cls.config_class.from_pretrained(place, gguf_file=inside, **where, **config_overrides)
         elif config_overrides:
             config = cls.config_class.from_dict(config.to_dict(), **config_overrides)
         assert isinstance(config, PretrainedConfig)
@@ -375,11 +402,16 @@ class PreTrainedModel(nn.Module):
         def resolve(filename: str) -> Path | None:
             return hub.resolve_file(name, filename, required=False, **where)
 
-        files = checkpoint.find_weights(resolve, use_safetensors=use_safetensors, variant=variant, source=str(name))
+        if (gguf := find_gguf(name, gguf_file, **where)) is not None:
+            files = checkpoint.WeightFiles([gguf])
+        else:
+            files = checkpoint.find_weights(resolve, use_safetensors=use_safetensors, variant=variant, source=str(name))
         with paused():
-            model, report = cls._from_files(config, files, _dtype(dtype or torch_dtype), ignore_mismatched_sizes)
+            model, report = cls._from_files(config, files, dtype_of(dtype or torch_dtype), ignore_mismatched_sizes)
+        if base is not None:
+            model.load_adapter(adapter[0], **adapter[1])
         if device_map is not None:
-            model = model.to(_device(device_map))
+            model = model.to(device_of(device_map))
         if output_loading_info:
             return model, report.as_dict()  # type: ignore[return-value]
         return model
@@ -392,16 +424,19 @@ class PreTrainedModel(nn.Module):
         quantization = config.extra.get("quantization_config")
         opened = checkpoint.Checkpoint.open(files, int8_rows=checkpoint.wants_int8_rows(quantization))
         checkpoint.check_config_against(opened, config)
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), Unfilled():
             model = cls(config)
         report = checkpoint.load_into(
             model,
             opened,
             prefix=cls.base_model_prefix,
+            other_prefixes=cls.other_prefixes,
+            ignore_missing=cls.may_lack,
             renames=cls.renames,
             tied=cls.tied if config.tie_word_embeddings else {},
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             dtype=dtype,
+            ignore_unexpected=(*checkpoint.COMPUTED, *cls.computed),
             source=config.name_or_path,
         )
         model._initialize(report.to_initialize, dtype or opened.main_dtype)
@@ -430,6 +465,8 @@ class PreTrainedModel(nn.Module):
     ) -> None:
         """Write `config.json` and the weights into a folder; other files in it stay.
 
+        Of a model with adapters the active adapter is written, without the model (see `merge_and_unload`).
+
         The folder holds either its old or its new contents at every moment, whatever happens to the process.
 
         Args:
@@ -450,6 +487,11 @@ class PreTrainedModel(nn.Module):
             return
         if self.is_speed_form:
             raise InputError("save_pretrained: this is a speed form; save the model that it was made from")
+        if self.peft_config:
+            self._save_adapter(save_directory, state_dict, safe_serialization)
+            if push_to_hub:
+                hub.push_folder(repo_id or Path(save_directory).name, save_directory, token=token)
+            return
         self.config.architectures = [type(self).__name__]
         self.config.dtype = str(self.dtype).removeprefix("torch.")
         self.config.extra.pop("quantization_config", None)  # what is written are the plain numbers
@@ -497,28 +539,6 @@ class PreTrainedModel(nn.Module):
             )
 
 
-class _Unfilled(TorchFunctionMode):
-    """While a model is built on meta, its modules' own random numbers are passed over.
-
-    There is no memory to fill, and torch would import a second's worth of modules to find that out.
-    """
-
-    fills = frozenset({"normal_", "uniform_", "kaiming_uniform_", "zeros_", "ones_", "fill_", "zero_"})
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Give a tensor that should be filled back as it is; run everything else."""
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in self.fills:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 @cache
 def _parameter_names(forward: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters) - {"self"}
@@ -533,28 +553,3 @@ def _loader_names() -> frozenset[str]:
 def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
     parent, _, name = path.rpartition(".")
     setattr(root.get_submodule(parent), name, module)
-
-
-def _dtype(value: torch.dtype | str | None) -> torch.dtype | None:
-    """A torch dtype from its name; `None` and `"auto"` mean to keep the file's."""
-    if value is None or value == "auto" or isinstance(value, torch.dtype):
-        return None if isinstance(value, str) else value
-    found = getattr(torch, value.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        names = ["float32", "bfloat16", "float16", "float64", "auto"]
-        raise InputError(f"dtype: got {value!r}, wanted one of {names}{did_you_mean(value, names)}")
-    return found
-
-
-def _device(value: str | int | torch.device | dict[str, Any]) -> torch.device:
-    """One device from what `device_map` may hold."""
-    if isinstance(value, dict):
-        if len(set(map(str, value.values()))) != 1:
-            raise InputError(f"device_map: got {value!r}, wanted one device for the whole model")
-        value = next(iter(value.values()))
-    if value == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(value)  # type: ignore[arg-type]
-    except RuntimeError as error:
-        raise PellucidError(f"device_map: got {value!r}, wanted a device such as 'cpu' or 'cuda:0'") from error

@@ -9,6 +9,7 @@ Axes: `B` batch, `S` sequence, `H` hidden, `N` heads, `V` vocabulary, `C` classe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 class ModelOutput:
     """Base of all outputs; entries are the fields that are not `None`, in the order they are declared."""
+
+    def __init_subclass__(cls) -> None:
+        if "torch" in sys.modules:
+            register_outputs(cls)
 
     def keys(self) -> list[str]:
         """Names of the entries."""
@@ -63,6 +68,21 @@ class ModelOutput:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.to_tuple())
+
+
+def register_outputs(kind: type[ModelOutput] = ModelOutput) -> None:
+    """Let torch look into outputs of this kind and of those derived from it, so that models can be exported."""
+    from torch.utils import _pytree as pytree
+
+    for derived in kind.__subclasses__():
+        register_outputs(derived)
+    if kind is not ModelOutput and kind not in pytree.SUPPORTED_NODES:
+        pytree.register_pytree_node(
+            kind,
+            lambda output: (output.values(), output.keys()),
+            lambda values, names: kind(**dict(zip(names, values, strict=True))),
+            serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
+        )
 
 
 @dataclass

@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from pellucid.checkpoint.gguf_tensors import GgufWeight, read_gguf_tensors
 from pellucid.checkpoint.int8_rows import SCALE, dequantize_rows, quantize_rows, quantize_state, wants_int8_rows
 from pellucid.checkpoint.safetensors_file import MappedTensor, read_safetensors
 from pellucid.checkpoint.save_weights import save_state, weight_names
@@ -120,6 +121,8 @@ def _read_index(path: Path, resolve: Callable[[str], Path | None], kind: str) ->
 
 # ---------------------------------------------------------------------- what is in them
 
+Stored = MappedTensor | GgufWeight | Tensor
+
 
 class Checkpoint:
     """The tensors of one or several weight files, mapped and checked, none of them read yet.
@@ -133,10 +136,10 @@ class Checkpoint:
     """
 
     def __init__(
-        self, tensors: Mapping[str, MappedTensor | Tensor], metadata: Mapping[str, str], source: str, file_bytes: int
+        self, tensors: Mapping[str, Stored], metadata: Mapping[str, str], source: str, file_bytes: int
     ) -> None:
         self._tensors = dict(tensors)
-        self._scales: dict[str, MappedTensor | Tensor] = {}
+        self._scales: dict[str, Stored] = {}
         self.metadata = dict(metadata)
         self.source = source
         self.file_bytes = file_bytes
@@ -146,7 +149,7 @@ class Checkpoint:
     @classmethod
     @strict
     def open(cls, files: Sequence[Path], *, int8_rows: bool = False) -> Self:
-        """Map `.safetensors` and `.bin` files.
+        """Map `.safetensors`, `.bin` and `.gguf` files.
 
         Args:
             files: from `find_weights`, or any files; those of one checkpoint hold each name once.
@@ -157,19 +160,21 @@ class Checkpoint:
         """
         if not files:
             raise FileError("checkpoint: got no weight files, wanted at least one")
-        tensors: dict[str, MappedTensor | Tensor] = {}
+        tensors: dict[str, Stored] = {}
         metadata: dict[str, str] = {}
         weight_map = files.weight_map if isinstance(files, WeightFiles) else {}
         file_bytes = 0
         for path in map(Path, files):
-            found: Mapping[str, MappedTensor | Tensor]
+            found: Mapping[str, Stored]
             if path.suffix == ".safetensors":
                 found, texts = read_safetensors(path)
                 metadata.update(texts)
             elif path.suffix == ".bin":
                 found = read_torch_bin(path)
+            elif path.suffix == ".gguf":
+                found = read_gguf_tensors(path)
             else:
-                raise FileError(f"{path}: wanted a .safetensors or .bin file")
+                raise FileError(f"{path}: wanted a .safetensors, .bin or .gguf file")
             if twice := found.keys() & tensors.keys():
                 raise FileError(f"{path}: {quoted(min(twice))}: the tensor is in another file of the checkpoint too")
             for name, place in weight_map.items():
@@ -178,7 +183,8 @@ class Checkpoint:
             tensors.update(found)
             file_bytes += path.stat().st_size
         checkpoint = cls(tensors, metadata, str(files[0]), file_bytes)
-        if checkpoint.nbytes > MAX_SHARING * file_bytes:
+        may_share = any(isinstance(tensor, Tensor) for tensor in tensors.values())
+        if may_share and checkpoint.nbytes > MAX_SHARING * file_bytes:
             raise FileError(
                 f"{files[0]}: its tensors claim {checkpoint.nbytes:,} bytes by sharing the {file_bytes:,} of the file, "
                 f"at most {MAX_SHARING} times as much is allowed"
@@ -216,7 +222,7 @@ class Checkpoint:
 
     @strict
     def tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
-        """One tensor: a view of the file, or a copy where `dtype` is another one or the file holds 8-bit rows.
+        """One tensor: a view of the file, or a copy where `dtype` is another one or the file holds quantized numbers.
 
         Raises:
             FileError: there is no such tensor.
@@ -225,7 +231,10 @@ class Checkpoint:
             raise FileError(f"{self.source}: there is no tensor {quoted(name)}")
         if name in self._scales:
             return dequantize_rows(_made(self._tensors[name]), _made(self._scales[name]), dtype or torch.float32)
-        tensor = _made(self._tensors[name])
+        stored = self._tensors[name]
+        if isinstance(stored, GgufWeight):
+            return stored.load(dtype)
+        tensor = _made(stored)
         return tensor if dtype is None else tensor.to(dtype)
 
     def __contains__(self, name: object) -> bool:
@@ -235,8 +244,8 @@ class Checkpoint:
         return len(self._tensors)
 
 
-def _made(tensor: MappedTensor | Tensor) -> Tensor:
-    return tensor.load() if isinstance(tensor, MappedTensor) else tensor
+def _made(tensor: Stored) -> Tensor:
+    return tensor if isinstance(tensor, Tensor) else tensor.load()
 
 
 _SIZE_ENDINGS = ("_size", "dim", "_embd", "d_model", "d_ff", "d_kv")
@@ -363,6 +372,7 @@ def load_into(
     checkpoint: Checkpoint,
     *,
     prefix: str = "",
+    other_prefixes: Sequence[str] = (),
     renames: Sequence[tuple[str, str]] = (),
     tied: Mapping[str, str] | None = None,
     ignore_mismatched_sizes: bool = False,
@@ -380,6 +390,7 @@ def load_into(
         module: its parameters are replaced; those that the checkpoint lacks stay on meta, for the caller to fill.
         checkpoint: open files.
         prefix: attribute that holds the body, such as `"bert"`.
+        other_prefixes: what that attribute is called in other models of the architecture.
         renames: endings of names in old files → endings of today, such as `(".gamma", ".weight")`.
         tied: second name of a tensor → its first name; in a file either one will do.
         ignore_mismatched_sizes: leave a tensor of another shape untrained instead of raising.
@@ -397,7 +408,7 @@ def load_into(
     report = LoadingReport(source)
     wanted = list({id(place): place for place in places.values()}.values())
     report.total = len(wanted)
-    unexpected = _match(checkpoint, places, _unsaved_buffers(module), prefix, renames)
+    unexpected = _match(checkpoint, places, _unsaved_buffers(module), (prefix, *other_prefixes), renames)
     report.unexpected_keys = sorted(name for name in unexpected if not _is_among(name, ignore_unexpected))
     loaded = []
     for place in wanted:
@@ -455,7 +466,7 @@ def _match(
     checkpoint: Checkpoint,
     places: Mapping[str, _Place],
     unsaved: set[str],
-    prefix: str,
+    prefixes: Sequence[str],
     renames: Sequence[tuple[str, str]],
 ) -> list[str]:
     """Note in each place which tensors of the checkpoint belong there; return those that belong nowhere."""
@@ -469,7 +480,7 @@ def _match(
             rest.append(name)
     unexpected = []
     for name in rest:
-        spellings = _spellings(name, prefix, renames)
+        spellings = _spellings(name, prefixes, renames)
         target = next((spelling for spelling in spellings if spelling in places), None)
         if target is not None and target not in taken:
             places[target].files.append(name)
@@ -477,17 +488,21 @@ def _match(
         elif target is not None or not any(spelling in unsaved for spelling in (name, *spellings)):
             unexpected.append(name)
     for place in places.values():  # the first name of a tied tensor is better than its second
-        place.files.sort(key=lambda name: place.name not in _spellings(name, prefix, renames))
+        place.files.sort(key=lambda name: place.name not in _spellings(name, prefixes, renames))
     return unexpected
 
 
-def _spellings(name: str, prefix: str, renames: Sequence[tuple[str, str]]) -> list[str]:
-    """What a name of the file may be called in the model, the likeliest first."""
+def _spellings(name: str, prefixes: Sequence[str], renames: Sequence[tuple[str, str]]) -> list[str]:
+    """What a name of the file may be called in the model, the likeliest first; the first prefix is the model's own."""
     stems = [name]
     stems += [name.removesuffix(old) + new for old, new in renames if name.endswith(old)]
-    if not prefix:
+    if not prefixes[0]:
         return stems
-    return [spelling for stem in stems for spelling in (stem, f"{prefix}.{stem}", stem.removeprefix(f"{prefix}."))]
+    found = []
+    for stem in stems:
+        inside = {stem: None} | {stem.removeprefix(f"{prefix}."): None for prefix in prefixes}
+        found += [stem, *(f"{prefixes[0]}.{one}" for one in inside), *inside]
+    return found
 
 
 def _is_among(name: str, patterns: Sequence[str]) -> bool:

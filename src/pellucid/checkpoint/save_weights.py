@@ -26,16 +26,17 @@ _UNITS = {
 }
 
 
-def weight_names(kind: str, variant: str | None) -> tuple[str, str, str]:
+def weight_names(kind: str, variant: str | None, stem: str | None = None) -> tuple[str, str, str]:
     """Names of the single file, of its shards (a pattern with `*`) and of their index.
 
     Args:
         kind: `"safetensors"` or `"bin"`.
         variant: such as `"fp16"` for `model.fp16.safetensors`.
+        stem: what the names begin with; default `"model"` or `"pytorch_model"`.
     """
     if variant is not None and not (variant and variant.replace("-", "").replace("_", "").isalnum()):
         raise InputError(f"variant: got {quoted(variant)}, wanted letters, digits, - and _, such as 'fp16'")
-    stem = "model" if kind == "safetensors" else "pytorch_model"
+    stem = stem or ("model" if kind == "safetensors" else "pytorch_model")
     part = f".{variant}" if variant else ""
     return f"{stem}{part}.{kind}", f"{stem}{part}-*-of-*.{kind}", f"{stem}.{kind}.index{part}.json"
 
@@ -70,6 +71,7 @@ def save_state(
     safe_serialization: bool = True,
     metadata: Mapping[str, str] | None = None,
     variant: str | None = None,
+    stem: str | None = None,
 ) -> list[str]:
     """Write the weights of a model; the folder's older weights, in whatever form, go away in the same step.
 
@@ -83,6 +85,7 @@ def save_state(
         safe_serialization: `model.safetensors`; `False` writes `pytorch_model.bin`.
         metadata: texts for the header of a safetensors file; default `{"format": "pt"}`.
         variant: part of the file names, as in `model.fp16.safetensors`.
+        stem: what the file names begin with, in place of `model` or `pytorch_model`.
 
     Returns:
         The names of the files written.
@@ -93,9 +96,9 @@ def save_state(
     """
     limit = parse_size(max_shard_size)
     for kind in ("safetensors", "bin"):
-        for pattern in weight_names(kind, variant):
+        for pattern in weight_names(kind, variant, stem):
             staged.remove(pattern)
-    single, pattern, index = weight_names("safetensors" if safe_serialization else "bin", variant)
+    single, pattern, index = weight_names("safetensors" if safe_serialization else "bin", variant, stem)
     shards = _shards(_once(state, safe_serialization), limit)
     if len(shards) == 1:
         names = [single]

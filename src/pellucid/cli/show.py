@@ -16,7 +16,8 @@ from pellucid.auto import config_class
 from pellucid.cli import terminal
 from pellucid.cli.arguments import EMBEDDED, Parser
 from pellucid.cli.layers import lines, read_tree
-from pellucid.config import PretrainedConfig, at_one_commit, load_config_dict
+from pellucid.config import PretrainedConfig
+from pellucid.config_files import at_one_commit, load_config_dict
 from pellucid.errors import ConfigError, FileError, PellucidError
 
 if TYPE_CHECKING:

@@ -7,13 +7,15 @@ Axes: `B` batch, `S` sequence, `T` packed tokens (all real tokens of the batch),
 `D` head size, `V` vocabulary, `C` classes.
 
 The way through: `BertEmbeddings` turns ids into vectors, each `BertLayer` lets the tokens look at each other
-(`BertSelfAttention`) and then transforms each token on its own (`BertIntermediate`, `BertOutput`), `BertPooler` makes
-one vector of the first token; the heads at the end of the file read the answer off.
+(`BertSelfAttention`) and then transforms each token on its own (`BertIntermediate`, `BertOutput`), the pooler makes
+one vector of the first token; a `BertHead` reads the answer off. Parts without a class of their own, such as the
+encoder and the pooler, are an `nn.ModuleDict`, which gives the tensors inside the names that checkpoints use.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,11 +53,8 @@ class BertConfig(PretrainedConfig):
 
     def validate(self) -> None:
         """Heads must share the hidden size evenly, and the activation must exist."""
-        self.require(
-            self.hidden_size % self.num_attention_heads == 0,
-            "num_attention_heads",
-            f"a divisor of hidden_size {self.hidden_size}",
-        )
+        even = self.hidden_size % self.num_attention_heads == 0
+        self.require(even, "num_attention_heads", f"a divisor of hidden_size {self.hidden_size}")
         self.require(self.hidden_act in ops.ACTIVATIONS, "hidden_act", f"one of {sorted(ops.ACTIVATIONS)}")
         self.require(self.position_embedding_type == "absolute", "position_embedding_type", "'absolute'")
         self.require(not self.add_cross_attention, "add_cross_attention", "false")
@@ -73,19 +72,19 @@ class BertEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
-        layout, input_ids, token_type_ids, position_ids, vectors = tokens
-        if input_ids is not None:
-            vectors = ops.embed(self.word_embeddings, input_ids)  # [T] → [T, H]
+        layout, ids, types, positions, vectors = tokens
+        if ids is not None:
+            vectors = ops.embed(self.word_embeddings, ids)  # [T] → [T, H]
         assert vectors is not None
-        if position_ids is None:
-            ops.check_length(layout.width, self.position_embeddings.num_embeddings)
-            position_ids = layout.positions(vectors.device)
-        if token_type_ids is None:
-            vectors = vectors + self.token_type_embeddings.weight[0]
-        else:
-            vectors = vectors + ops.embed(self.token_type_embeddings, token_type_ids, "token_type_ids")
-        vectors = vectors + ops.embed(self.position_embeddings, position_ids, "position_ids")
-        return self.dropout(self.LayerNorm(vectors))
+        texts = self.token_type_embeddings
+        vectors = vectors + (texts.weight[0] if types is None else ops.embed(texts, types, "token_type_ids"))
+        positions = self.number(layout, ids) if positions is None else positions
+        return self.dropout(self.LayerNorm(vectors + ops.embed(self.position_embeddings, positions, "position_ids")))
+
+    def number(self, layout: Layout, ids: Ids) -> Tensor:
+        """Positions `[T]` of tokens that came without: their columns."""
+        ops.check_length(layout.width, self.position_embeddings.num_embeddings)
+        return layout.positions(self.position_embeddings.weight.device)
 
 
 class BertSelfAttention(nn.Module):
@@ -98,18 +97,14 @@ class BertSelfAttention(nn.Module):
         self.num_heads = config.num_attention_heads
         self.head_size = config.hidden_size // config.num_attention_heads
         self.causal = config.is_decoder
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query, self.key, self.value = (nn.Linear(config.hidden_size, config.hidden_size) for _ in self.joined)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
         projected = ops.project(hidden, self.query, self.key, self.value)
-        query, key, value = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
+        q, k, v = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
         dropout = self.dropout.p if self.training else 0.0
-        return ops.attention(
-            query, key, value, layout, causal=self.causal, dropout=dropout, need_weights=need_weights
-        )  # [T, H]
+        return ops.attention(q, k, v, layout, causal=self.causal, dropout=dropout, need_weights=need_weights)  # [T, H]
 
 
 class BertOutput(nn.Module):
@@ -123,19 +118,6 @@ class BertOutput(nn.Module):
 
     def forward(self, changed: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(changed)) + residual)
-
-
-class BertAttention(nn.Module):
-    """Self-attention and its output, under the names that checkpoints use."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.self = BertSelfAttention(config)
-        self.output = BertOutput(config, config.hidden_size)
-
-    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
-        mixed, maps = self.self(hidden, layout, need_weights)
-        return self.output(mixed, hidden), maps
 
 
 class BertIntermediate(nn.Module):
@@ -157,69 +139,39 @@ class BertLayer(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.attention = BertAttention(config)
+        mix, end = BertSelfAttention(config), BertOutput(config, config.hidden_size)
+        self.attention = nn.ModuleDict({"self": mix, "output": end})
         self.intermediate = BertIntermediate(config)
         self.output = BertOutput(config, config.intermediate_size)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
-        attended, maps = self.attention(hidden, layout, need_weights)
+        mixed, maps = self.attention["self"](hidden, layout, need_weights)
+        attended = self.attention["output"](mixed, hidden)
         return self.output(self.intermediate(attended), attended), maps
 
 
-class BertEncoder(nn.Module):
-    """The layers, one after another."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False
-
-    def forward(
-        self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
-        recompute = self.gradient_checkpointing and self.training
-        return ops.run_layers(self.layer, hidden, layout, want_maps, want_states, recompute)
-
-
-class BertPooler(nn.Module):
-    """One vector for a sequence, from its first token: `[B, H]` → `[B, H]`."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, first: Tensor) -> Tensor:
-        return torch.tanh(self.dense(first))
-
-
-TIED = {  # the same numbers under two names: the table of words is used to read words in and to read them out
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
-
-
 class BertPreTrainedModel(PreTrainedModel):
-    """What all BERT classes have in common: their configuration and the names of their parts."""
+    """What all BERT classes have in common: their configuration, the names of their parts, and how they pack."""
 
     config_class = BertConfig
     base_model_prefix = "bert"
     input_embeddings = "embeddings.word_embeddings"
+    pack = staticmethod(pack_tokens)
     config: BertConfig
 
 
 class BertModel(BertPreTrainedModel):
-    """The body: ids in, one vector for each token out, and one for the sequence.
+    """The body: ids in, one vector for each token out, and one for the sequence if there is a pooler."""
 
-    Args:
-        config: sizes.
-        add_pooling_layer: whether to build the pooler; heads that read each token do without.
-    """
+    embeddings_class: ClassVar[type[BertEmbeddings]] = BertEmbeddings
 
     def __init__(self, config: BertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
-        self.embeddings = BertEmbeddings(config)
-        self.encoder = BertEncoder(config)
-        self.pooler = BertPooler(config) if add_pooling_layer else None
+        self.embeddings = self.embeddings_class(config)
+        layers, size = range(config.num_hidden_layers), config.hidden_size
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(BertLayer(config) for _ in layers)})
+        self.pooler = nn.ModuleDict({"dense": nn.Linear(size, size)}) if add_pooling_layer else None
+        self.gradient_checkpointing = False
         self.post_init()
 
     def forward(
@@ -233,7 +185,7 @@ class BertModel(BertPreTrainedModel):
             input_ids: `[B, S]` vocabulary indices; exactly one of this, `inputs_embeds` and `packed`.
             attention_mask: `[B, S]`, 0 at padding; or `[B, S, S]`, which tokens each token sees. Default: all real.
             token_type_ids: `[B, S]`, 0 for the first text of a pair, 1 for the second. Default: all 0.
-            position_ids: `[B, S]`. Default: the column number.
+            position_ids: `[B, S]`. Default: as `embeddings.number` gives them.
             inputs_embeds: `[B, S, H]` word vectors instead of ids.
             output_attentions: return attention weights `[B, N, S, S]`: of all layers (`True`) or those listed.
             output_hidden_states: return the states `[B, S, H]` before the first and after each layer.
@@ -243,231 +195,201 @@ class BertModel(BertPreTrainedModel):
         Raises:
             InputError: for shapes that do not fit, ids outside the vocabulary, or a text longer than the model reads.
         """
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        want_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        want_maps = self.config.output_attentions if output_attentions is None else output_attentions
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
+        want_maps, want_states = self.wanted(output_attentions, output_hidden_states)
+        layers, layout = self.encoder["layer"].children(), tokens.layout
+        recompute = self.gradient_checkpointing and self.training
         hidden = self.embeddings(tokens)  # [T] → [T, H]
-        hidden, states, maps = self.encoder(hidden, tokens.layout, want_maps, want_states)
-        pooled = None if self.pooler is None else self.pooler(tokens.layout.first(hidden))  # [T, H] → [B, H]
+        hidden, states, maps = ops.run_layers(layers, hidden, layout, want_maps, want_states, recompute)
+        pooled = None if self.pooler is None else self.pooler["dense"](layout.first(hidden)).tanh()  # [T, H] → [B, H]
+        output = BaseModelOutputWithPooling(hidden, pooled, states, maps)
         if packed is not None:
-            return BaseModelOutputWithPooling(hidden, pooled, states, maps)
-        output = BaseModelOutputWithPooling(tokens.layout.unpack(hidden), pooled, states, maps)
-        return self.finish(output, tokens.layout, return_dict)
+            return output
+        output.last_hidden_state = layout.unpack(hidden)
+        return self.finish(output, layout, return_dict)
 
 
-class BertHead(BertPreTrainedModel, ABC):
+class BertHead(BertPreTrainedModel):
     """The way through a model with a head: the body, then `read`, which takes the head's answer off it."""
 
-    def __init__(self, config: BertConfig, add_pooling_layer: bool) -> None:
+    body_class: ClassVar[type[BertModel]] = BertModel
+    pools: ClassVar[bool] = True  # whether the head reads the vector of the sequence, and so needs the pooler
+    read: Callable[..., ModelOutput]  # (packed body, layout, *labels) → logits, and the loss when there are labels
+
+    def __init__(self, config: BertConfig) -> None:
         super().__init__(config)
-        self.bert = BertModel(config, add_pooling_layer)
+        self.add_module(self.base_model_prefix, self.body_class(config, add_pooling_layer=self.pools))
         rate = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(rate)
+        self.build(config)
+        self.post_init()
 
-    @abstractmethod
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """Logits, and the loss when there are labels, from the packed body."""
+    def build(self, config: BertConfig) -> None:
+        """Make the head's own layers."""
 
     def forward(
         self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, labels: Ids = None,
-        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
-        packed: PackedTokens | None = None,
+        inputs_embeds: Ids = None, labels: Ids = None, output_attentions: Asked = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
     ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Run body and head: arguments as in `BertModel`, and the head's `labels`, which add a `loss`."""
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.bert(packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states)
-        return self.finish(self.read(body, tokens.layout, labels), tokens.layout, return_dict, body)
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, labels)
+
+    def run(
+        self, tokens: PackedTokens, want_maps: Asked, want_states: bool | None, return_dict: bool | None, *labels: Ids
+    ) -> ModelOutput | tuple[Tensor, ...]:
+        """`forward` from packed tokens on, with as many labels as `read` takes."""
+        body = self.base_model(packed=tokens, output_attentions=want_maps, output_hidden_states=want_states)
+        return self.finish(self.read(body, tokens.layout, *labels), tokens.layout, return_dict, body)
 
 
 class BertForSequenceClassification(BertHead):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config, add_pooling_layer=True)
+    def build(self, config: BertConfig) -> None:
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
+    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
         logits = self.classifier(self.dropout(body.pooler_output))  # [B, H] → [B, C]
         return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
+
+
+class BertForMultipleChoice(BertHead):
+    """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
+
+    def build(self, config: BertConfig) -> None:
+        self.classifier = nn.Linear(config.hidden_size, 1)
+
+    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
+        logits = self.classifier(self.dropout(body.pooler_output)).view(-1, layout.choices)  # [B*C, H] → [B, C]
+        return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
 
 
 class BertForTokenClassification(BertHead):
     """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config, add_pooling_layer=False)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
+    pools = False
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
+    def build(self, config: BertConfig) -> None:
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
         logits = self.classifier(self.dropout(body.last_hidden_state))  # [T, H] → [T, C]
         return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
 
 
-class BertPredictionHeadTransform(nn.Module):
-    """A last dense layer before the vocabulary: `[T, H]` → `[T, H]`."""
+class BertForQuestionAnswering(BertHead):
+    """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = ops.activation(config.hidden_act)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+    pools = False
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.LayerNorm(self.activation(self.dense(hidden)))
+    def build(self, config: BertConfig) -> None:
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+
+    def forward(  # type: ignore[override]  # a head with two labels
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, start_positions: Ids = None, end_positions: Ids = None,
+        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
+        packed: PackedTokens | None = None,
+    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
+        """Arguments as in `BertModel`; positions of the answer's first and last token add a `loss`."""
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, start_positions, end_positions)
+
+    def read(self, body: BaseModelOutputWithPooling, layout: Layout, start_at: Ids, end_at: Ids) -> ModelOutput:
+        start, end = layout.unpack_spans(self.qa_outputs(body.last_hidden_state))  # [T, H] → [T, 2] → [B, S] each
+        return outputs.QuestionAnsweringModelOutput(ops.span_loss(start, end, start_at, end_at), start, end)
 
 
 class BertLMPredictionHead(nn.Module):
-    """Each token's vector → a score for every word of the vocabulary: `[T, H]` → `[T, V]`."""
+    """A last dense layer, then a score for every word of the vocabulary: `[T, H]` → `[T, V]`."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.transform = BertPredictionHeadTransform(config)
+        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.transform = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.hidden_size), "LayerNorm": norm})
+        self.activation = ops.activation(config.hidden_act)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)  # its weight is the word embeddings' (tied)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # checkpoints know the decoder's bias by this name
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.decoder(self.transform(hidden))
-
-
-class BertPreTrainingHeads(nn.Module):
-    """The two heads of pretraining, `cls` in checkpoints: masked words and whether the second text follows."""
-
-    def __init__(self, config: BertConfig, predictions: bool, relationship: bool) -> None:
-        super().__init__()
-        if predictions:
-            self.predictions = BertLMPredictionHead(config)
-        if relationship:
-            self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        return self.decoder(self.transform["LayerNorm"](self.activation(self.transform["dense"](hidden))))
 
 
 class BertForMaskedLM(BertHead):
     """The word behind each `[MASK]`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
 
+    pools = False
+    word_head: ClassVar[str] = "cls.predictions"
     output_embeddings = "cls.predictions.decoder"
-    tied = TIED
+    tied = {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config, add_pooling_layer=False)
-        self.cls = BertPreTrainingHeads(config, predictions=True, relationship=False)
-        self.post_init()
+    def build(self, config: BertConfig) -> None:
+        self.cls = nn.ModuleDict({"predictions": BertLMPredictionHead(config)})
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        logits = self.cls.predictions(body.last_hidden_state)  # [T, H] → [T, V]
+    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
+        logits = self.get_submodule(self.word_head)(body.last_hidden_state)  # [T, H] → [T, V]
         return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
 
 
 class BertLMHeadModel(BertForMaskedLM):
     """The next word after each token, for a BERT with `is_decoder=True`; `labels` `[B, S]` are the ids themselves."""
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        logits = self.cls.predictions(body.last_hidden_state)  # [T, H] → [T, V]
+    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
+        logits = self.get_submodule(self.word_head)(body.last_hidden_state)  # [T, H] → [T, V]
         return outputs.CausalLMOutput(ops.next_token_loss(logits, labels, layout), layout.unpack(logits))
 
 
 class BertForNextSentencePrediction(BertHead):
     """Whether the second text of a pair follows the first; `labels` `[B]`, 0 if it does."""
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config, add_pooling_layer=True)
-        self.cls = BertPreTrainingHeads(config, predictions=False, relationship=True)
-        self.post_init()
+    def build(self, config: BertConfig) -> None:
+        self.cls = nn.ModuleDict({"seq_relationship": nn.Linear(config.hidden_size, 2)})
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        logits = self.cls.seq_relationship(body.pooler_output)  # [B, H] → [B, 2]
+    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
+        logits = self.cls["seq_relationship"](body.pooler_output)  # [B, H] → [B, 2]
         return outputs.NextSentencePredictorOutput(ops.label_loss(logits, labels), logits)
 
 
-class BertForPreTraining(BertPreTrainedModel):
-    """Both pretraining heads at once."""
+class BertForPreTraining(BertForMaskedLM):
+    """Both heads of pretraining at once: masked words, and whether the second text follows the first."""
 
-    output_embeddings = "cls.predictions.decoder"
-    tied = TIED
+    pools = True
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(config)
-        self.cls = BertPreTrainingHeads(config, predictions=True, relationship=True)
-        self.post_init()
+    def build(self, config: BertConfig) -> None:
+        super().build(config)
+        self.cls["seq_relationship"] = nn.Linear(config.hidden_size, 2)
 
-    def forward(
+    def forward(  # type: ignore[override]  # a head with two labels
         self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, labels: Ids = None, next_sentence_label: Ids = None,
-        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
-        packed: PackedTokens | None = None,
-    ) -> outputs.BertForPreTrainingOutput | tuple[Tensor, ...]:  # fmt: skip
+        inputs_embeds: Ids = None, labels: Ids = None, next_sentence_label: Ids = None, output_attentions: Asked = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
+    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Arguments as in `BertModel`; `labels` `[B, S]` of the masked words and `next_sentence_label` `[B]`."""
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.bert(packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states)
-        words = self.cls.predictions(body.last_hidden_state)  # [T, H] → [T, V]
-        follows = self.cls.seq_relationship(body.pooler_output)  # [B, H] → [B, 2]
-        loss = None
-        if labels is not None and next_sentence_label is not None:
-            word_loss = ops.cross_entropy(words, tokens.layout.pack_labels(labels))
-            loss = word_loss + ops.cross_entropy(follows, next_sentence_label)
-        output = outputs.BertForPreTrainingOutput(loss, tokens.layout.unpack(words), follows)
-        return self.finish(output, tokens.layout, return_dict, body)
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, labels, next_sentence_label)
 
-
-class BertForMultipleChoice(BertHead):
-    """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config, add_pooling_layer=True)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        self.post_init()
-
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        logits = self.classifier(self.dropout(body.pooler_output)).view(-1, layout.choices)  # [B*C, H] → [B, C]
-        return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
-
-
-class BertForQuestionAnswering(BertPreTrainedModel):
-    """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(config, add_pooling_layer=False)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
-
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, start_positions: Ids = None, end_positions: Ids = None,
-        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
-        packed: PackedTokens | None = None,
-    ) -> outputs.QuestionAnsweringModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Arguments as in `BertModel`; positions of the answer's first and last token add a `loss`."""
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.bert(packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states)
-        logits = self.qa_outputs(body.last_hidden_state)  # [T, H] → [T, 2]
-        start, end = tokens.layout.unpack_spans(logits)  # [B, S] each
-        loss = ops.span_loss(start, end, start_positions, end_positions)
-        return self.finish(outputs.QuestionAnsweringModelOutput(loss, start, end), tokens.layout, return_dict, body)
+    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids, follows: Ids = None) -> ModelOutput:
+        words, pair = super().read(body, layout, labels), self.cls["seq_relationship"](body.pooler_output)  # [B, 2]
+        loss = None if labels is None or follows is None else words["loss"] + ops.cross_entropy(pair, follows)
+        return outputs.BertForPreTrainingOutput(loss, words["logits"], pair)
 
 
 CONFIG = BertConfig
 HEADS = {
-    "Model": BertModel,
-    "ForPreTraining": BertForPreTraining,
-    "ForMaskedLM": BertForMaskedLM,
-    "ForCausalLM": BertLMHeadModel,
-    "ForNextSentencePrediction": BertForNextSentencePrediction,
-    "ForSequenceClassification": BertForSequenceClassification,
-    "ForMultipleChoice": BertForMultipleChoice,
-    "ForTokenClassification": BertForTokenClassification,
-    "ForQuestionAnswering": BertForQuestionAnswering,
-}
+    "Model": BertModel, "ForPreTraining": BertForPreTraining, "ForMaskedLM": BertForMaskedLM,
+    "ForCausalLM": BertLMHeadModel, "ForNextSentencePrediction": BertForNextSentencePrediction,
+    "ForSequenceClassification": BertForSequenceClassification, "ForMultipleChoice": BertForMultipleChoice,
+    "ForTokenClassification": BertForTokenClassification, "ForQuestionAnswering": BertForQuestionAnswering,
+}  # fmt: skip
 TINY = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
+    "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
     "max_position_embeddings": 40,
-}
+}  # fmt: skip
 VARIANTS = [
     {"hidden_act": "relu", "num_attention_heads": 1, "num_hidden_layers": 1},
     {"hidden_act": "gelu_new", "tie_word_embeddings": False, "type_vocab_size": 3, "layer_norm_eps": 1e-5},

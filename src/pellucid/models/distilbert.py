@@ -12,7 +12,7 @@ The way through: `Embeddings` turns ids into vectors, each `TransformerBlock` le
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -134,21 +134,6 @@ class TransformerBlock(nn.Module):
         return self.output_layer_norm(self.ffn(hidden) + hidden), maps
 
 
-class Transformer(nn.Module):
-    """The layers, one after another."""
-
-    def __init__(self, config: DistilBertConfig) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
-        self.gradient_checkpointing = False
-
-    def forward(
-        self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
-        recompute = self.gradient_checkpointing and self.training
-        return ops.run_layers(self.layer, hidden, layout, want_maps, want_states, recompute)
-
-
 class DistilBertPreTrainedModel(PreTrainedModel):
     """What all DistilBERT classes have in common: their configuration and the names of their parts."""
 
@@ -175,7 +160,9 @@ class DistilBertModel(DistilBertPreTrainedModel):
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        self.transformer = Transformer(config)
+        blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
+        self.transformer = nn.ModuleDict({"layer": blocks})
+        self.gradient_checkpointing = False
         self.post_init()
 
     def forward(
@@ -199,26 +186,31 @@ class DistilBertModel(DistilBertPreTrainedModel):
             InputError: for shapes that do not fit, ids outside the vocabulary, or a text longer than the model reads.
         """
         tokens = packed or pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds)
-        want_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        want_maps = self.config.output_attentions if output_attentions is None else output_attentions
+        want_maps, want_states = self.wanted(output_attentions, output_hidden_states)
+        layers, layout = self.transformer["layer"].children(), tokens.layout
+        recompute = self.gradient_checkpointing and self.training
         hidden = self.embeddings(tokens)  # [T] → [T, H]
-        hidden, states, maps = self.transformer(hidden, tokens.layout, want_maps, want_states)
+        hidden, states, maps = ops.run_layers(layers, hidden, layout, want_maps, want_states, recompute)
+        output = BaseModelOutput(hidden, states, maps)
         if packed is not None:
-            return BaseModelOutput(hidden, states, maps)
-        output = BaseModelOutput(tokens.layout.unpack(hidden), states, maps)
-        return self.finish(output, tokens.layout, return_dict)
+            return output
+        output.last_hidden_state = layout.unpack(hidden)
+        return self.finish(output, layout, return_dict)
 
 
-class DistilBertHead(DistilBertPreTrainedModel, ABC):
+class DistilBertHead(DistilBertPreTrainedModel):
     """The way through a model with a head: the body, then `read`, which takes the head's answer off it."""
+
+    read: Callable[..., ModelOutput]  # (packed states [T, H], layout, *labels) → logits, and the loss with labels
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__(config)
         self.distilbert = DistilBertModel(config)
+        self.build(config)
+        self.post_init()
 
-    @abstractmethod
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """Logits, and the loss when there are labels, from the packed states `[T, H]`."""
+    def build(self, config: DistilBertConfig) -> None:
+        """Make the head's own layers."""
 
     def forward(
         self, input_ids: Ids = None, attention_mask: Ids = None, inputs_embeds: Ids = None, labels: Ids = None,
@@ -227,10 +219,14 @@ class DistilBertHead(DistilBertPreTrainedModel, ABC):
     ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Run body and head: arguments as in `DistilBertModel`, and the head's `labels`, which add a `loss`."""
         tokens = packed or pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds)
-        body = self.distilbert(
-            packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states
-        )
-        output = self.read(body.last_hidden_state, tokens.layout, labels)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, labels)
+
+    def run(
+        self, tokens: PackedTokens, want_maps: Asked, want_states: bool | None, return_dict: bool | None, *labels: Ids
+    ) -> ModelOutput | tuple[Tensor, ...]:
+        """`forward` from packed tokens on, with as many labels as `read` takes."""
+        body = self.distilbert(packed=tokens, output_attentions=want_maps, output_hidden_states=want_states)
+        output = self.read(body.last_hidden_state, tokens.layout, *labels)
         return self.finish(output, tokens.layout, return_dict, body)
 
 
@@ -240,15 +236,13 @@ class DistilBertForMaskedLM(DistilBertHead):
     output_embeddings = "vocab_projector"
     tied = {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"}
 
-    def __init__(self, config: DistilBertConfig) -> None:
-        super().__init__(config)
+    def build(self, config: DistilBertConfig) -> None:
         self.activation = ops.activation(config.activation)
         self.vocab_transform = nn.Linear(config.dim, config.dim)
         self.vocab_layer_norm = nn.LayerNorm(config.dim, eps=1e-12)
         self.vocab_projector = nn.Linear(config.dim, config.vocab_size)
-        self.post_init()
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
+    def read(self, hidden: Tensor, layout: Layout, labels: Ids) -> ModelOutput:
         hidden = self.vocab_layer_norm(self.activation(self.vocab_transform(hidden)))
         logits = self.vocab_projector(hidden)  # [T, H] → [T, V]
         return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
@@ -257,14 +251,12 @@ class DistilBertForMaskedLM(DistilBertHead):
 class DistilBertForSequenceClassification(DistilBertHead):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
 
-    def __init__(self, config: DistilBertConfig) -> None:
-        super().__init__(config)
+    def build(self, config: DistilBertConfig) -> None:
         self.pre_classifier = nn.Linear(config.dim, config.dim)
         self.classifier = nn.Linear(config.dim, config.num_labels)
         self.dropout = nn.Dropout(config.seq_classif_dropout)
-        self.post_init()
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
+    def read(self, hidden: Tensor, layout: Layout, labels: Ids) -> ModelOutput:
         pooled = self.pre_classifier(layout.first(hidden)).relu()  # [T, H] → [B, H]
         logits = self.classifier(self.dropout(pooled))  # [B, H] → [B, C]
         return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
@@ -273,14 +265,12 @@ class DistilBertForSequenceClassification(DistilBertHead):
 class DistilBertForMultipleChoice(DistilBertHead):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
 
-    def __init__(self, config: DistilBertConfig) -> None:
-        super().__init__(config)
+    def build(self, config: DistilBertConfig) -> None:
         self.pre_classifier = nn.Linear(config.dim, config.dim)
         self.classifier = nn.Linear(config.dim, 1)
         self.dropout = nn.Dropout(config.seq_classif_dropout)
-        self.post_init()
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
+    def read(self, hidden: Tensor, layout: Layout, labels: Ids) -> ModelOutput:
         pooled = self.pre_classifier(layout.first(hidden)).relu()  # [T, H] → [B*C, H]
         logits = self.classifier(self.dropout(pooled)).view(-1, layout.choices)  # [B*C, H] → [B, C]
         return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
@@ -289,54 +279,44 @@ class DistilBertForMultipleChoice(DistilBertHead):
 class DistilBertForTokenClassification(DistilBertHead):
     """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
 
-    def __init__(self, config: DistilBertConfig) -> None:
-        super().__init__(config)
+    def build(self, config: DistilBertConfig) -> None:
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.dim, config.num_labels)
-        self.post_init()
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
+    def read(self, hidden: Tensor, layout: Layout, labels: Ids) -> ModelOutput:
         logits = self.classifier(self.dropout(hidden))  # [T, H] → [T, C]
         return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
 
 
-class DistilBertForQuestionAnswering(DistilBertPreTrainedModel):
+class DistilBertForQuestionAnswering(DistilBertHead):
     """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
 
-    def __init__(self, config: DistilBertConfig) -> None:
-        super().__init__(config)
-        self.distilbert = DistilBertModel(config)
+    def build(self, config: DistilBertConfig) -> None:
         self.qa_outputs = nn.Linear(config.dim, 2)
         self.dropout = nn.Dropout(config.qa_dropout)
-        self.post_init()
 
-    def forward(
+    def forward(  # type: ignore[override]  # a head with two labels
         self, input_ids: Ids = None, attention_mask: Ids = None, inputs_embeds: Ids = None,
         start_positions: Ids = None, end_positions: Ids = None, position_ids: Ids = None,
         output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
         packed: PackedTokens | None = None,
-    ) -> outputs.QuestionAnsweringModelOutput | tuple[Tensor, ...]:  # fmt: skip
+    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Arguments as in `DistilBertModel`; positions of the answer's first and last token add a `loss`."""
         tokens = packed or pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds)
-        body = self.distilbert(
-            packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states
-        )
-        logits = self.qa_outputs(self.dropout(body.last_hidden_state))  # [T, H] → [T, 2]
-        start, end = tokens.layout.unpack_spans(logits)  # [B, S] each
-        loss = ops.span_loss(start, end, start_positions, end_positions)
-        return self.finish(outputs.QuestionAnsweringModelOutput(loss, start, end), tokens.layout, return_dict, body)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, start_positions, end_positions)
+
+    def read(self, hidden: Tensor, layout: Layout, start_at: Ids, end_at: Ids) -> ModelOutput:
+        start, end = layout.unpack_spans(self.qa_outputs(self.dropout(hidden)))  # [T, H] → [T, 2] → [B, S] each
+        return outputs.QuestionAnsweringModelOutput(ops.span_loss(start, end, start_at, end_at), start, end)
 
 
 CONFIG = DistilBertConfig
 HEADS = {
-    "Model": DistilBertModel,
-    "ForPreTraining": DistilBertForMaskedLM,
-    "ForMaskedLM": DistilBertForMaskedLM,
+    "Model": DistilBertModel, "ForPreTraining": DistilBertForMaskedLM, "ForMaskedLM": DistilBertForMaskedLM,
     "ForSequenceClassification": DistilBertForSequenceClassification,
-    "ForMultipleChoice": DistilBertForMultipleChoice,
-    "ForTokenClassification": DistilBertForTokenClassification,
+    "ForMultipleChoice": DistilBertForMultipleChoice, "ForTokenClassification": DistilBertForTokenClassification,
     "ForQuestionAnswering": DistilBertForQuestionAnswering,
-}
+}  # fmt: skip
 TINY = {"vocab_size": 99, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 40}
 VARIANTS = [
     {"activation": "relu", "n_heads": 1, "n_layers": 1},

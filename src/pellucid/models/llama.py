@@ -73,11 +73,15 @@ class LlamaAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, shared, bias=config.attention_bias)
         self.o_proj = nn.Linear(inside, config.hidden_size, bias=config.attention_bias)
 
+    def project(self, hidden: Tensor) -> list[Tensor]:
+        """Queries, keys and values, not turned yet: `[T, H]` → `[T, N, D]` each."""
+        projected = ops.project(hidden, self.q_proj, self.k_proj, self.v_proj)
+        return [x.view(-1, x.shape[-1] // self.head_dim, self.head_dim) for x in projected]
+
     def forward(
         self, hidden: Tensor, layout: Layout, need_weights: bool, rotary: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Maps | None]:
-        projected = ops.project(hidden, self.q_proj, self.k_proj, self.v_proj)
-        query, key, value = (x.view(-1, x.shape[-1] // self.head_dim, self.head_dim) for x in projected)  # [T, N, D]
+        query, key, value = self.project(hidden)
         query, key = ops.rotate(query, rotary), ops.rotate(key, rotary)
         mixed, maps = ops.attention(
             query, key, value, layout, causal=True, window=self.window, scale=self.scale, need_weights=need_weights,

@@ -160,7 +160,7 @@ class MPNetEncoder(nn.Module):
 
     def distance_bias(self, layout: Layout) -> Bias:
         """Look up what the distance between two tokens adds to their scores in each head; runs share one table."""
-        longest = max((run.length for run in layout.runs), default=0)
+        longest = max([0, *(run.length for run in layout.runs)])
         column = torch.arange(longest, device=self.relative_attention_bias.weight.device)
         buckets = ops.relative_buckets(column[None, :] - column[:, None], BUCKETS, FARTHEST, bidirectional=True)
         bias = self.relative_attention_bias(buckets).permute(2, 0, 1)[None].contiguous()  # [L, L] → [1, N, L, L]

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from pellucid import hub
 from pellucid.auto import AutoConfig
 from pellucid.collector import paused
-from pellucid.config import PretrainedConfig, at_one_commit
+from pellucid.config import PretrainedConfig
+from pellucid.config_files import at_one_commit
 from pellucid.errors import InputError, did_you_mean, refuse_remote_code, reject_unknown
 
 if TYPE_CHECKING:

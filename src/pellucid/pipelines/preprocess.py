@@ -85,8 +85,10 @@ def _check_count(name: str, value: Any, least: int) -> None:
 
 
 def readable_tokens(model: PreTrainedModel) -> int:
-    """How many tokens the model can tell the places of."""
-    return getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+    """How many tokens the model can tell the places of; a configuration says so where it is not every position."""
+    config = model.config
+    places = getattr(config, "readable_tokens", None) or getattr(config, "max_position_embeddings", None)
+    return places or sys.maxsize
 
 
 def read_text(row: Any, number: int) -> Text | InputError:

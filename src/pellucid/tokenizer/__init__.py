@@ -3,29 +3,71 @@
     tokenizer = AutoTokenizer.from_pretrained("distilbert-base-uncased-finetuned-sst-2-english")
     tokenizer(["I love this.", "I don't."], padding=True, return_tensors="pt")
 
-This file holds the classes of the architectures and the choice among them. What they have in common is built up in
-layers, one file each: `vocabulary` (tokens and their numbers), `rows` (padding and decoding rows of numbers), `call`
-(the call), `chat` (chat templates), `base` (loading, saving, training). No torch is imported before tensors are asked
-for.
+This file holds the choice among the classes of the architectures, which stand in files of their own. What they have in
+common is built up in layers, one file each: `vocabulary` (tokens and their numbers), `rows` (padding and decoding rows
+of numbers), `call` (the call), `chat` (chat templates), `base` (loading, saving, training). No torch is imported before
+tensors are asked for.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken
 
 from pellucid.errors import InputError, did_you_mean, refuse_remote_code, reject_unknown, strict
-from pellucid.tokenizer.base import PreTrainedTokenizerFast, TokenizerOptions, own_backend
-from pellucid.tokenizer.files import (
-    TokenizerFiles,
-    bert_normalizer,
-    find_files,
-    read_vocab_txt,
-    word_piece,
+from pellucid.tokenizer.base import PreTrainedTokenizerFast
+from pellucid.tokenizer.bert import BertTokenizer, BertTokenizerFast, DistilBertTokenizer, DistilBertTokenizerFast
+from pellucid.tokenizer.byt5 import ByT5Tokenizer
+from pellucid.tokenizer.byte_level import (
+    BartTokenizer,
+    BartTokenizerFast,
+    BlenderbotTokenizer,
+    BlenderbotTokenizerFast,
+    GPT2Tokenizer,
+    GPT2TokenizerFast,
+    GPTNeoXTokenizer,
+    GPTNeoXTokenizerFast,
+    Qwen2Tokenizer,
+    Qwen2TokenizerFast,
+    RobertaTokenizer,
+    RobertaTokenizerFast,
+)
+from pellucid.tokenizer.files import TokenizerFiles
+from pellucid.tokenizer.gguf import find_tokenizer
+from pellucid.tokenizer.languages import (
+    M2M100Tokenizer,
+    MBart50Tokenizer,
+    MBart50TokenizerFast,
+    MBartTokenizer,
+    MBartTokenizerFast,
+    NllbTokenizer,
+    NllbTokenizerFast,
+)
+from pellucid.tokenizer.llama import GemmaTokenizer, GemmaTokenizerFast, LlamaTokenizer, LlamaTokenizerFast
+from pellucid.tokenizer.marian import MarianTokenizer
+from pellucid.tokenizer.openai import OpenAIGPTTokenizer, OpenAIGPTTokenizerFast
+from pellucid.tokenizer.pieces import (
+    AlbertTokenizer,
+    AlbertTokenizerFast,
+    CamembertTokenizer,
+    CamembertTokenizerFast,
+    DebertaV2Tokenizer,
+    DebertaV2TokenizerFast,
+    PegasusTokenizer,
+    PegasusTokenizerFast,
+    T5Tokenizer,
+    T5TokenizerFast,
+    XLMRobertaTokenizer,
+    XLMRobertaTokenizerFast,
+)
+from pellucid.tokenizer.word_pieces import (
+    ElectraTokenizer,
+    ElectraTokenizerFast,
+    MPNetTokenizer,
+    MPNetTokenizerFast,
 )
 
 if TYPE_CHECKING:
@@ -33,142 +75,61 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddedToken",
+    "AlbertTokenizer",
+    "AlbertTokenizerFast",
     "AutoTokenizer",
+    "BartTokenizer",
+    "BartTokenizerFast",
     "BertTokenizer",
     "BertTokenizerFast",
+    "BlenderbotTokenizer",
+    "BlenderbotTokenizerFast",
+    "ByT5Tokenizer",
+    "CamembertTokenizer",
+    "CamembertTokenizerFast",
+    "DebertaV2Tokenizer",
+    "DebertaV2TokenizerFast",
     "DistilBertTokenizer",
     "DistilBertTokenizerFast",
+    "ElectraTokenizer",
+    "ElectraTokenizerFast",
+    "GPT2Tokenizer",
+    "GPT2TokenizerFast",
+    "GPTNeoXTokenizer",
+    "GPTNeoXTokenizerFast",
+    "GemmaTokenizer",
+    "GemmaTokenizerFast",
+    "LlamaTokenizer",
+    "LlamaTokenizerFast",
+    "M2M100Tokenizer",
+    "MBart50Tokenizer",
+    "MBart50TokenizerFast",
+    "MBartTokenizer",
+    "MBartTokenizerFast",
+    "MPNetTokenizer",
+    "MPNetTokenizerFast",
+    "MarianTokenizer",
+    "NllbTokenizer",
+    "NllbTokenizerFast",
+    "OpenAIGPTTokenizer",
+    "OpenAIGPTTokenizerFast",
+    "PegasusTokenizer",
+    "PegasusTokenizerFast",
     "PreTrainedTokenizer",
     "PreTrainedTokenizerBase",
     "PreTrainedTokenizerFast",
+    "Qwen2Tokenizer",
+    "Qwen2TokenizerFast",
+    "RobertaTokenizer",
+    "RobertaTokenizerFast",
+    "T5Tokenizer",
+    "T5TokenizerFast",
+    "XLMRobertaTokenizer",
+    "XLMRobertaTokenizerFast",
 ]
 
 PreTrainedTokenizer = PreTrainedTokenizerFast
 PreTrainedTokenizerBase = PreTrainedTokenizerFast
-
-
-# ---------------------------------------------------------------------- the architectures' own tokenizers
-
-
-class BertOptions(TokenizerOptions, total=False):
-    """Further keywords of BERT's tokenizers."""
-
-    do_lower_case: bool
-    tokenize_chinese_chars: bool
-    strip_accents: bool | None
-
-
-class BertTokenizer(PreTrainedTokenizerFast):
-    """BERT's tokenizer: word pieces of cleaned, by default lower-cased text, as `[CLS] A [SEP] B [SEP]`.
-
-    Args:
-        vocab_file: path of a `vocab.txt`, or the vocabulary as `{token: number}`.
-        vocab: the same, by its newer name.
-        tokenizer_object: a `tokenizers.Tokenizer` to take in place of a vocabulary; it is copied.
-        tokenizer_file: path of a `tokenizer.json` to take in place of a vocabulary.
-        **options: see `BertOptions`.
-    """
-
-    OPTIONS = BertOptions
-    DEFAULT_TOKENS: ClassVar[dict[str, str]] = {
-        "unk_token": "[UNK]",
-        "sep_token": "[SEP]",
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "mask_token": "[MASK]",
-    }
-    vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "vocab.txt", "tokenizer_file": "tokenizer.json"}
-    model_input_names: list[str] = ["input_ids", "token_type_ids", "attention_mask"]
-
-    def __init__(
-        self,
-        vocab_file: str | PathLike[str] | Mapping[str, int] | None = None,
-        *,
-        vocab: str | PathLike[str] | Mapping[str, int] | None = None,
-        tokenizer_object: Tokenizer | None = None,
-        tokenizer_file: str | PathLike[str] | None = None,
-        **options: Unpack[BertOptions],
-    ) -> None:
-        self._check_names(options)
-        given: dict[str, Any] = dict(options)
-        vocab_file = vocab if vocab_file is None else vocab_file
-        if tokenizer_object is not None or tokenizer_file is not None:
-            if vocab_file is not None:
-                raise InputError(f"{type(self).__name__}: got a vocabulary and a whole tokenizer, wanted one of them")
-            self._start(own_backend(tokenizer_object, tokenizer_file), given)
-            return
-        if vocab_file is None:
-            vocab_file = {token: index for index, token in enumerate(_BERT_TOKENS)}
-        elif not isinstance(vocab_file, Mapping):
-            vocab_file = read_vocab_txt(vocab_file, follow=True)
-        given = {**self._file_defaults(), **given}
-        self._start(word_piece(dict(vocab_file), {**self.DEFAULT_TOKENS, **given}), given)
-
-    @classmethod
-    def _file_defaults(cls) -> dict[str, Any]:
-        return {"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None}
-
-    @property
-    def do_lower_case(self) -> bool:
-        """Whether text is lower-cased."""
-        return bool(getattr(self._tokenizer.normalizer, "lowercase", False))
-
-    def _prepare_backend(self, options: dict[str, Any]) -> None:
-        """Options replace what a file says about normalizing, and special tokens go by the names they have here."""
-        super()._prepare_backend(options)
-        own = self._tokenizer.normalizer
-        if isinstance(own, normalizers.BertNormalizer):
-            present = _normalizer_options(own)
-            wanted = {name: options[name] for name in present if options.get(name, ...) is not ...}
-            if (merged := {**present, **wanted}) != present:
-                self._tokenizer.normalizer = bert_normalizer(merged)
-        model: Any = self._tokenizer.model
-        if isinstance(model, models.WordPiece) and self.unk_token not in (None, model.unk_token):
-            model.unk_token = self.unk_token
-        begin, end = self.cls_token, self.sep_token
-        if begin is not None and end is not None:
-            self._tokenizer.post_processor = processors.TemplateProcessing(
-                single=f"{begin}:0 $A:0 {end}:0",
-                pair=f"{begin}:0 $A:0 {end}:0 $B:1 {end}:1",
-                special_tokens=cast(Any, [(begin, self.cls_token_id), (end, self.sep_token_id)]),
-            )
-
-    def _config_to_save(self) -> dict[str, Any]:
-        config = super()._config_to_save()
-        if isinstance(self._tokenizer.normalizer, normalizers.BertNormalizer):
-            config |= _normalizer_options(self._tokenizer.normalizer)
-        return config
-
-    def _saved_class(self) -> str:
-        """This class if its files make the same tokenizer again; a pipeline of another make needs the general one."""
-        normalizer, splitter = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
-        standard = isinstance(normalizer, normalizers.BertNormalizer) and isinstance(
-            splitter, pre_tokenizers.BertPreTokenizer
-        )
-        return type(self).__name__ if standard else "PreTrainedTokenizerFast"
-
-
-class DistilBertTokenizer(BertTokenizer):
-    """DistilBERT's tokenizer: BERT's, for a model without token types."""
-
-    model_input_names: list[str] = ["input_ids", "attention_mask"]
-
-
-BertTokenizerFast = BertTokenizer
-DistilBertTokenizerFast = DistilBertTokenizer
-
-_BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-
-def _normalizer_options(normalizer: Any) -> dict[str, Any]:
-    return {
-        "do_lower_case": normalizer.lowercase,
-        "tokenize_chinese_chars": normalizer.handle_chinese_chars,
-        "strip_accents": normalizer.strip_accents,
-    }
-
-
-# ---------------------------------------------------------------------- choosing the class
 
 
 class AutoTokenizer:
@@ -178,9 +139,72 @@ class AutoTokenizer:
         "PreTrainedTokenizer": PreTrainedTokenizerFast,
         "BertTokenizer": BertTokenizer,
         "DistilBertTokenizer": DistilBertTokenizer,
+        "BartTokenizer": BartTokenizer,
+        "BlenderbotTokenizer": BlenderbotTokenizer,
+        "ByT5Tokenizer": ByT5Tokenizer,
+        "CodeGenTokenizer": GPT2Tokenizer,
+        "ElectraTokenizer": ElectraTokenizer,
+        "GPT2Tokenizer": GPT2Tokenizer,
+        "GPTNeoXTokenizer": GPTNeoXTokenizer,
+        "MPNetTokenizer": MPNetTokenizer,
+        "MarianTokenizer": MarianTokenizer,
+        "OpenAIGPTTokenizer": OpenAIGPTTokenizer,
+        "Qwen2Tokenizer": Qwen2Tokenizer,
+        "RobertaTokenizer": RobertaTokenizer,
+        "AlbertTokenizer": AlbertTokenizer,
+        "CamembertTokenizer": CamembertTokenizer,
+        "DebertaV2Tokenizer": DebertaV2Tokenizer,
+        "GemmaTokenizer": GemmaTokenizer,
+        "LlamaTokenizer": LlamaTokenizer,
+        "M2M100Tokenizer": M2M100Tokenizer,
+        "MBart50Tokenizer": MBart50Tokenizer,
+        "MBartTokenizer": MBartTokenizer,
+        "MT5Tokenizer": T5Tokenizer,
+        "NllbTokenizer": NllbTokenizer,
+        "PegasusTokenizer": PegasusTokenizer,
+        "T5Tokenizer": T5Tokenizer,
+        "XLMRobertaTokenizer": XLMRobertaTokenizer,
     }
     """Tokenizer class by the name in `tokenizer_config.json`, without the ending `Fast`."""
-    model_types: ClassVar[dict[str, str]] = {"bert": "BertTokenizer", "distilbert": "DistilBertTokenizer"}
+    model_types: ClassVar[dict[str, str]] = {
+        "bert": "BertTokenizer",
+        "distilbert": "DistilBertTokenizer",
+        "albert": "AlbertTokenizer",
+        "camembert": "CamembertTokenizer",
+        "deberta-v2": "DebertaV2Tokenizer",
+        "gemma": "GemmaTokenizer",
+        "gemma2": "GemmaTokenizer",
+        "gemma3": "GemmaTokenizer",
+        "gemma3_text": "GemmaTokenizer",
+        "llama": "LlamaTokenizer",
+        "m2m_100": "M2M100Tokenizer",
+        "mbart": "MBartTokenizer",
+        "mistral": "LlamaTokenizer",
+        "mt5": "T5Tokenizer",
+        "pegasus": "PegasusTokenizer",
+        "t5": "T5Tokenizer",
+        "umt5": "T5Tokenizer",
+        "xlm-roberta": "XLMRobertaTokenizer",
+        "bart": "BartTokenizer",
+        "blenderbot": "BlenderbotTokenizer",
+        "codegen": "GPT2Tokenizer",
+        "electra": "ElectraTokenizer",
+        "gpt2": "GPT2Tokenizer",
+        "gpt_neo": "GPT2Tokenizer",
+        "gpt_neox": "GPTNeoXTokenizer",
+        "marian": "MarianTokenizer",
+        "gptj": "GPT2Tokenizer",
+        "modernbert": "PreTrainedTokenizer",
+        "mpnet": "MPNetTokenizer",
+        "openai-gpt": "OpenAIGPTTokenizer",
+        "opt": "GPT2Tokenizer",
+        "phi": "GPT2Tokenizer",
+        "phi3": "PreTrainedTokenizer",
+        "qwen2": "Qwen2Tokenizer",
+        "qwen3": "Qwen2Tokenizer",
+        "roberta": "RobertaTokenizer",
+        "smollm3": "PreTrainedTokenizer",
+    }
     """Name of the tokenizer class by the `model_type` in `config.json`."""
 
     def __init__(self) -> None:
@@ -199,6 +223,7 @@ class AutoTokenizer:
         token: str | bool | None = None,
         revision: str | None = "main",
         subfolder: str = "",
+        gguf_file: str | None = None,
         use_fast: bool = True,
         trust_remote_code: bool = False,
         **options: Any,
@@ -218,6 +243,7 @@ class AutoTokenizer:
             token: as there.
             revision: as there.
             subfolder: as there.
+            gguf_file: as there.
             use_fast: as there.
             trust_remote_code: as there.
             **options: override the files; see `TokenizerOptions` and `BertOptions`.
@@ -231,8 +257,9 @@ class AutoTokenizer:
         if unknown := options.keys() - known_options:
             loading = inspect.signature(cls.from_pretrained).parameters.keys() - {"options"}
             reject_unknown("AutoTokenizer.from_pretrained", unknown, known_options | loading)
-        files = find_files(
+        files = find_tokenizer(
             pretrained_model_name_or_path,
+            gguf_file=gguf_file,
             revision=revision,
             token=token,
             cache_dir=cache_dir,

@@ -21,12 +21,12 @@ from pellucid.tokenizer.files import (
     TokenizerFiles,
     added_tokens_from_file,
     build,
-    find_files,
     logger,
     read_tokenizer_json,
     save_vocabulary,
     token_from_file,
 )
+from pellucid.tokenizer.gguf import find_tokenizer
 from pellucid.tokenizer.training import train
 from pellucid.tokenizer.vocabulary import TOKEN_NAMES, check_tokens
 
@@ -159,7 +159,7 @@ class PreTrainedTokenizerFast(Chat):
                 raise InputError(f"model_max_length: got {quoted(limit)}, wanted a whole number, at least 1")
             self.model_max_length = int(min(limit, 1e30))
         for name in ("padding_side", "truncation_side"):
-            side = options.get(name, "right")
+            side = options.get(name, getattr(type(self), name))
             if side not in ("right", "left"):
                 raise InputError(f"{name}: got {quoted(side)}, wanted 'right' or 'left'")
             setattr(self, name, side)
@@ -204,8 +204,9 @@ class PreTrainedTokenizerFast(Chat):
             if (actual := self._tokenizer.token_to_id(token.content)) != index:
                 logger.warning("added token %r has number %s here and %s in the config", token.content, actual, index)
         present = {token.content for token in self.added_tokens_decoder.values()}
-        missing = [token for token in (*self._named.values(), *self._extra) if str(token) not in present]
-        self._tokenizer.add_tokens([_as_special(token) for token in missing])
+        tokens = [*(_as_special(token) for token in self._named.values())]
+        tokens += [AddedToken(token, special=True) if isinstance(token, str) else token for token in self._extra]
+        self._tokenizer.add_tokens([token for token in tokens if token.content not in present])
 
     def _prepare_backend(self, options: dict[str, Any]) -> None:
         """Bring the backend in line with the options that are about it."""
@@ -275,11 +276,12 @@ class PreTrainedTokenizerFast(Chat):
         token: str | bool | None = None,
         revision: str | None = "main",
         subfolder: str = "",
+        gguf_file: str | None = None,
         use_fast: bool = True,
         trust_remote_code: bool = False,
         **options: Any,
     ) -> Self:
-        """Load a tokenizer from a folder, a file (`tokenizer.json`, `vocab.txt`) or the Hub.
+        """Load a tokenizer from a folder, a file (`tokenizer.json`, `vocab.txt`, a `.gguf`) or the Hub.
 
         Args:
             pretrained_model_name_or_path: folder, file, or name on the Hub.
@@ -289,6 +291,7 @@ class PreTrainedTokenizerFast(Chat):
             token: token for the Hub; `True` for the stored one.
             revision: branch, tag or commit.
             subfolder: folder within the repository.
+            gguf_file: name of a GGUF file there to take the tokenizer from.
             use_fast: accepted; there is one kind of tokenizer.
             trust_remote_code: must be `False`: code of a checkpoint is never run.
             **options: override the files: `model_max_length`, `padding_side`, `pad_token`, … (`TokenizerOptions`).
@@ -302,8 +305,9 @@ class PreTrainedTokenizerFast(Chat):
         if unknown := options.keys() - cls._options():
             loading = inspect.signature(cls.from_pretrained).parameters.keys() - {"options"}
             reject_unknown(f"{cls.__name__}.from_pretrained", unknown, {*cls._options(), *loading})
-        files = find_files(
+        files = find_tokenizer(
             pretrained_model_name_or_path,
+            gguf_file=gguf_file,
             revision=revision,
             token=token,
             cache_dir=cache_dir,
@@ -325,7 +329,7 @@ class PreTrainedTokenizerFast(Chat):
         known = cls._options()
         given = {name: value for name, value in config.items() if name in known}
         given = {**cls._file_defaults(), **given, "name_or_path": files.source}
-        backend = build(files, cls.__name__, {**cls.DEFAULT_TOKENS, **given})
+        backend = cls._build(files, given) if files.backend is None else files.backend
         tokenizer = cls.__new__(cls)
         try:
             tokenizer._start(backend, given, {name: value for name, value in config.items() if name not in known})
@@ -336,6 +340,11 @@ class PreTrainedTokenizerFast(Chat):
         if cls is PreTrainedTokenizerFast and files.class_name is not None:
             tokenizer._class_name = files.class_name
         return tokenizer
+
+    @classmethod
+    def _build(cls, files: TokenizerFiles, given: dict[str, Any]) -> Tokenizer:
+        """The backend from whichever form the files have; the options `given` may be completed by what they say."""
+        return build(files, cls.__name__, {**cls.DEFAULT_TOKENS, **given})
 
     @classmethod
     def _file_defaults(cls) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class TokenizerFiles:
     """The tokenizer class that was saved, without the ending `Fast`."""
     model_type: str | None = None
     """The `model_type` in `config.json`."""
+    backend: Tokenizer | None = None
+    """The tokenizer itself, where one file holds all of it."""
 
 
 def find_files(
@@ -64,7 +66,7 @@ def find_files(
     found = TokenizerFiles(str(name_or_path))
     if hub.is_local(name_or_path) and Path(name_or_path).expanduser().is_file():
         path = Path(name_or_path).expanduser()
-        found.paths = {"tokenizer.json" if path.suffix == ".json" else "vocab.txt": path}
+        found.paths = {{".json": "tokenizer.json", ".model": "tokenizer.model"}.get(path.suffix, "vocab.txt"): path}
         return found
     commit = revision
 
@@ -87,12 +89,19 @@ def find_files(
 
     if config := find("tokenizer_config.json"):
         found.config = _object(config)
-    for name in ("tokenizer.json", *_OLD_FORMS):
-        if source := find(name):
-            found.paths[name] = source
+    sources = {"tokenizer.json": find("tokenizer.json")}
+    for form in (("tokenizer.json",), *_OLD_FORMS):
+        for name in form:
+            if name not in sources:  # each is asked for once
+                sources[name] = find(name)
+            if sources[name] is None:
+                break
+        else:
+            found.paths = {name: there for name in form if (there := sources[name])}
             break
     else:
-        find("tokenizer.json", required=True)
+        if _needs_files(found.config, find):
+            find("tokenizer.json", required=True)
     if "added_tokens_decoder" not in found.config:
         _work_in_older_files(found.config, find)
     if template := find("chat_template.jinja"):
@@ -106,6 +115,14 @@ def find_files(
         raise FileError(f"{found.source}: tokenizer_class: got {quoted(class_name)}, wanted a name")
     found.class_name = class_name.removesuffix("Fast") if class_name else None
     return found
+
+
+def _needs_files(config: dict[str, Any], find: Callable[[str], Path | None]) -> bool:
+    """Whether the class that the configs name is made from a vocabulary."""
+    name = config.get("tokenizer_class")
+    if name is None and (path := find("config.json")):
+        name = _object(path).get("tokenizer_class")
+    return name not in _WITHOUT_FILES
 
 
 def _object(path: Path) -> dict[str, Any]:
@@ -207,16 +224,24 @@ def build(files: TokenizerFiles, class_name: str, options: Options) -> Tokenizer
     if path := files.paths.get("tokenizer.json"):
         return read_tokenizer_json(path)
     if class_name not in BUILDERS:
+        there = ", ".join(files.paths) or "nothing"
         raise FileError(
-            f"{files.source}: no tokenizer.json, and {class_name} is not made from {', '.join(files.paths)}; name the "
-            f"class in tokenizer_config.json (tokenizer_class) or load with one of {sorted(BUILDERS)}"
+            f"{files.source}: no tokenizer.json, and {class_name} is not made from {there}; "
+            "name the class in tokenizer_config.json (tokenizer_class), or load with the class of the architecture"
         )
     return BUILDERS[class_name](files.paths, options)
 
 
 def from_vocab_txt(paths: Mapping[str, Path], options: Options) -> Tokenizer:
     """BERT's tokenizer from its list of word pieces."""
-    return word_piece(read_vocab_txt(paths["vocab.txt"]), options)
+    return word_piece(read_vocab_txt(needed(paths, "vocab.txt")[0]), options)
+
+
+def needed(paths: Mapping[str, Path], *names: str) -> list[Path]:
+    """The files of these names; `FileError` when what was found is another form of tokenizer."""
+    if missing := [name for name in names if name not in paths]:
+        raise FileError(f"{', '.join(map(str, paths.values()))}: wanted {' and '.join(names)}; got no {missing[0]}")
+    return [paths[name] for name in names]
 
 
 def read_vocab_txt(path: str | PathLike[str], *, follow: bool = False) -> dict[str, int]:
@@ -256,8 +281,22 @@ def bert_normalizer(options: Options) -> normalizers.BertNormalizer:
 BUILDERS: dict[str, Builder] = {"BertTokenizer": from_vocab_txt, "DistilBertTokenizer": from_vocab_txt}
 """Tokenizer class → how its backend is made where there is no `tokenizer.json`."""
 
-_OLD_FORMS = ("vocab.txt",)
-"""Files that a builder can start from, in the order they are looked for."""
+_OLD_FORMS: tuple[tuple[str, ...], ...] = (
+    ("vocab.txt",),
+    ("vocab.json", "sentencepiece.bpe.model"),
+    ("vocab.json", "merges.txt"),
+    ("encoder_bpe_40000.json", "vocab_40000.bpe"),
+    ("source.spm", "target.spm", "vocab.json", "target_vocab.json"),
+    ("source.spm", "target.spm", "vocab.json"),
+    ("sentencepiece.bpe.model",),
+    ("spiece.model",),
+    ("spm.model",),
+    ("tokenizer.model",),
+)
+"""Files that a builder can start from, in the order they are looked for; all of one form are needed."""
+
+_WITHOUT_FILES = ("ByT5Tokenizer",)
+"""Classes whose tokenizers have no vocabulary in a file."""
 
 
 # ---------------------------------------------------------------------- saving
