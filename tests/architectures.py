@@ -57,6 +57,11 @@ class Case:
         return model
 
     @property
+    def is_body(self) -> bool:
+        """Whether it answers with states, and there is nothing to train it by."""
+        return not {"labels", "start_positions"} & self.model_class.forward.__annotations__.keys()
+
+    @property
     def takes_choices(self) -> bool:
         return self.head in ("ForMultipleChoice", "DoubleHeads")
 
@@ -169,7 +174,7 @@ def labels_of(case: Case, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
             "start_positions": torch.zeros(BATCH, dtype=torch.long),
             "end_positions": torch.tensor([3, 2, 4, 1, cut_off]),
         }
-    if case.head == "Model":
+    if case.is_body:
         return {}
     if "mc_labels" in case.model_class.forward.__annotations__:
         return {"labels": ids.masked_fill(~real, -100), "mc_labels": torch.tensor([3, 1])}

@@ -14,6 +14,7 @@ DECODERS = [
     case
     for case in cases()
     if case.remembers and not case.is_seq2seq and case.head in ("Model", "ForCausalLM") and not case.turns_by_length
+    and not case.settings().get("use_bidirectional_attention")
 ]
 PIECES = [(7, 8, 12), (1, 2, 3, 4, 12), (11, 12), tuple(range(1, 13))]
 
@@ -132,6 +133,17 @@ def test_a_batch_that_cannot_be_remembered_says_so() -> None:
         model(inputs["input_ids"][:2], past_key_values=cache)
     with pytest.raises(InputError, match=r"wanted \[5, 16\] like 4 cached columns and the tokens"):
         model(inputs["input_ids"], mask_of("full"), past_key_values=cache)
+
+
+@pytest.mark.parametrize("stem", ["gemma", "gemma2", "gemma3_text"])
+def test_a_model_whose_tokens_look_ahead_remembers_nothing(stem: str) -> None:
+    model = Case(stem, "ForCausalLM", 0).model(use_bidirectional_attention=True)
+    inputs = inputs_of(Case(stem, "ForCausalLM", 0), "full")
+    assert model(**inputs).past_key_values is None
+    with pytest.raises(InputError, match="nothing can be remembered"):
+        model(**inputs, use_cache=True)
+    with pytest.raises(InputError, match="nothing can be remembered"):
+        model(**inputs, past_key_values=DynamicCache())
 
 
 def test_memory_is_what_was_asked_for() -> None:

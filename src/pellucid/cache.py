@@ -402,6 +402,13 @@ class Cache:
             self._columns -= max(longest - kept, 0)
             self.lengths = [min(length, kept) for length in self.lengths]
 
+    def crop_rows(self, lengths: Sequence[int]) -> None:
+        """Forget all but the first `lengths[i]` tokens of row `i`; the next column stands behind the longest row."""
+        for layer in self.layers:
+            layer.crop(min(lengths, default=0))
+        self.lengths = list(lengths)
+        self._columns = max(lengths, default=0)
+
     def reset(self) -> None:
         """Forget all tokens; space that was set aside stays."""
         self.lengths, self._columns = None, 0
@@ -539,8 +546,15 @@ def open_cache(
         training: whether the model is being trained.
 
     Raises:
-        InputError: for something that is no cache.
+        InputError: for something that is no cache, or a model that cannot use one.
     """
+    if getattr(config, "use_bidirectional_attention", False):  # tokens that come later change the earlier ones
+        if past_key_values is not None or use_cache:
+            raise InputError(
+                "past_key_values: this model's tokens see those after them, so nothing can be remembered; "
+                "pass the whole text, and use_cache=False"
+            )
+        return None
     if past_key_values is not None:
         if not isinstance(past_key_values, Cache):
             raise InputError(

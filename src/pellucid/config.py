@@ -475,7 +475,8 @@ class RotaryConfig(PretrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and extra keys, ready for JSON, the older names of rotary settings among them."""
-        return {**super().to_dict(), **{name: copy.deepcopy(getattr(self, name)) for name in self.own_keys[:2]}}
+        written = [name for name in self.own_keys if name != "partial_rotary_factor"]
+        return {**super().to_dict(), **{name: copy.deepcopy(getattr(self, name)) for name in written}}
 
     def validate(self) -> None:
         """The kind of rotary positions must be known and have its numbers."""
@@ -495,6 +496,54 @@ class RotaryConfig(PretrainedConfig):
                     raise ConfigError(f"{where}: {key}: got {value!r}, wanted a list of numbers above 0")
             elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
                 raise ConfigError(f"{where}: {key}: got {value!r}, wanted a number above 0 for rope_type {kind!r}")
+
+
+class LayeredRotaryConfig(RotaryConfig):
+    """Configuration of a model whose layers with a window have other rotary positions than those without.
+
+    Newer files have one object for each kind of layer in `rope_parameters`, older ones a speed for each kind, by a name
+    of its own, and perhaps a `rope_scaling`. All are read and written.
+    """
+
+    thetas: ClassVar[dict[str, tuple[str, float]]]  # kind of layer → the older name of its speed, and the usual one
+    scaled: ClassVar[tuple[str, ...]] = ("full_attention",)  # kinds of layers that `rope_scaling` is about
+
+    def _rotary(self, given: dict[str, Any] | None, older: dict[str, Any]) -> dict[str, Any]:
+        given, scaling, found = given or {}, older.get("rope_scaling") or {}, {}
+        objects = isinstance(given, Mapping) and all(isinstance(one, Mapping | None) for one in given.values())
+        if not objects or not given.keys() <= self.thetas.keys() or not isinstance(scaling, Mapping):
+            where = f"{type(self).__name__}: rope_parameters, rope_scaling"
+            raise ConfigError(f"{where}: got {scaling or given!r}, wanted objects for {' and '.join(self.thetas)}")
+        for kind, (speed, usual) in self.thetas.items():
+            settings = {**(given.get(kind) or {}), **(scaling if kind in self.scaled else {})}
+            theta = older.get(speed)
+            found[kind] = super()._rotary(settings, {"rope_theta": usual if theta is None else theta})
+        return found
+
+    def _parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The speeds by their older names, and all other settings of each kind of layer."""
+        others = {kind: dict((self.rope_parameters or {})[kind]) for kind in self.thetas}
+        return {name: others[kind].pop("rope_theta") for kind, (name, _) in self.thetas.items()}, others
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.own_keys:
+            return super().__getattr__(name)
+        speeds, others = self._parts()
+        first, *more = (others[kind] for kind in self.scaled)
+        usual = first["rope_type"] == "default" or more.count(first) < len(more)
+        return {**speeds, "rope_scaling": None if usual else {**first, "type": first["rope_type"]}}[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.own_keys:
+            speeds, others = self._parts()
+            others = {kind: one for kind, one in others.items() if name in speeds or kind not in self.scaled}
+            name, value = "rope_parameters", self._rotary(others, {**speeds, name: value})
+        super().__setattr__(name, value)
+
+    def check_rotary(self, field: str, rotary: Mapping[str, Any]) -> None:
+        """The same for each kind of layer."""
+        for kind in self.thetas:
+            super().check_rotary(f"{field}.{kind}", rotary.get(kind) or {})
 
 
 # ---------------------------------------------------------------------- checking one value against its annotation

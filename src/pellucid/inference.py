@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pellucid.adapters import with_adapters_merged
 from pellucid.errors import strict
 from pellucid.model import PreTrainedModel
+from pellucid.ops import Conv1D
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -32,14 +33,17 @@ class PackedLinear(nn.Module):
         gelu: whether to apply the exact GELU.
     """
 
-    def __init__(self, *layers: nn.Linear, gelu: bool = False) -> None:
+    def __init__(self, *layers: nn.Linear | Conv1D, gelu: bool = False) -> None:
         super().__init__()
-        weights: list[Tensor] = [layer.weight.detach() for layer in layers]
-        weight = torch.cat(weights)
-        biases: list[Tensor] = [
-            layer.bias if layer.bias is not None else weight.new_zeros(layer.out_features) for layer in layers
+        weights: list[Tensor] = [
+            layer.weight.detach().t() if isinstance(layer, Conv1D) else layer.weight.detach() for layer in layers
         ]
-        self.sizes = [layer.out_features for layer in layers]
+        weight = torch.cat(weights)  # [outputs, inputs]
+        self.sizes = [len(each) for each in weights]
+        biases: list[Tensor] = [
+            layer.bias if layer.bias is not None else weight.new_zeros(size)
+            for layer, size in zip(layers, self.sizes, strict=True)
+        ]
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
         self.bias = torch.cat(biases).detach()
         self.activation = "gelu" if gelu else "none"
@@ -104,9 +108,11 @@ def _mirror(module: nn.Module) -> nn.Module:
     return made
 
 
-def _is_plain(module: nn.Module | None) -> TypeGuard[nn.Linear]:
+def _is_plain(module: nn.Module | None) -> TypeGuard[nn.Linear | Conv1D]:
     """Whether this is a linear layer and nothing else: no adapter, and nobody listens to it."""
-    return type(module) is nn.Linear and not module._forward_hooks and not module._forward_pre_hooks
+    if module is None or type(module).forward not in (nn.Linear.forward, Conv1D.forward):
+        return False
+    return not module._forward_hooks and not module._forward_pre_hooks
 
 
 def _same(x: Tensor) -> Tensor:

@@ -48,6 +48,8 @@ class PreTrainedModel(AdapterMixin):
     """Path of the layer from hidden states to vocabulary in this class, if it has one."""
     tied: ClassVar[Mapping[str, str]] = {}
     """Second name of a tensor → its first name, both as in this class's `state_dict()`."""
+    file_decides_ties: ClassVar[bool] = False
+    """Whether those are one tensor unless a checkpoint holds two, whatever its `tie_word_embeddings` says."""
     word_tensors: ClassVar[tuple[str, ...]] = ()
     """Further tensors with a row for each word, as in this class's `state_dict()`."""
     renames: ClassVar[tuple[tuple[str, str], ...]] = ((".gamma", ".weight"), (".beta", ".bias"))
@@ -424,6 +426,9 @@ class PreTrainedModel(AdapterMixin):
         quantization = config.extra.get("quantization_config")
         opened = checkpoint.Checkpoint.open(files, int8_rows=checkpoint.wants_int8_rows(quantization))
         checkpoint.check_config_against(opened, config)
+        if cls.file_decides_ties:
+            pairs = [(opened.tensor(a), opened.tensor(b)) for a, b in cls.tied.items() if a in opened and b in opened]
+            config.tie_word_embeddings = all(torch.equal(a.to(b.dtype), b) for a, b in pairs)
         with torch.device("meta"), Unfilled():
             model = cls(config)
         report = checkpoint.load_into(

@@ -406,6 +406,13 @@ def _yarn_speeds(
     return speeds / factor * slowed + speeds * (1 - slowed), float(given)
 
 
+def sinusoids(rows: int, size: int) -> Tensor:
+    """Positions as `[rows, size]` numbers: sines at ever slower speeds, then their cosines (Vaswani et al. 2017)."""
+    steps = torch.arange(0, size, 2, dtype=torch.float64, device="cpu") / size
+    angles = torch.arange(rows, dtype=torch.float64, device="cpu")[:, None] * 10000.0**-steps  # [rows, size / 2]
+    return torch.cat([angles.sin(), angles.cos()[:, : size // 2]], dim=1)
+
+
 def embed(table: nn.Embedding, ids: Tensor, what: str = "input_ids") -> Tensor:
     """Rows of an embedding table, `[T]` → `[T, H]`; an id outside the table is an `InputError` that says so."""
     try:
@@ -417,6 +424,13 @@ def embed(table: nn.Embedding, ids: Tensor, what: str = "input_ids") -> Tensor:
             f"{what}: got {bad}, wanted 0 to {rows - 1}; use the tokenizer of this checkpoint, "
             "or model.resize_token_embeddings(len(tokenizer)) after adding tokens"
         ) from None
+
+
+def embed_types(table: nn.Embedding, types: Tensor | None) -> Tensor:
+    """Vectors of the texts of a pair, `[T, H]`; without types all tokens are of the first, whose vector is `[1, H]`."""
+    if types is None:
+        types = torch.zeros(1, dtype=torch.long, device=table.weight.device)
+    return embed(table, types, "token_type_ids")
 
 
 def check_length(width: int, limit: int) -> None:

@@ -229,7 +229,7 @@ class TextClassification(EncoderDecoderHead):
         if input_ids is None:
             return layout.last(hidden)[:, 0]
         ends = input_ids.eq(self.config.eos_token_id)  # type: ignore[arg-type]
-        if not ends.any(dim=1).all():
+        if not torch.compiler.is_compiling() and not ends.any(dim=1).all():
             raise InputError(f"input_ids: wanted the end-of-text token {self.config.eos_token_id} in every row")
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)
         return layout.unpack(hidden)[torch.arange(len(ends), device=hidden.device), (columns * ends).argmax(dim=1)]
@@ -257,6 +257,40 @@ class SpanFinding(EncoderDecoderHead):
         start, end = both.tokens.layout.unpack_spans(self.qa_outputs(both.decoded.last_hidden_state))
         loss = ops.span_loss(start, end, start_positions, end_positions)
         return body.finish_both(outputs.Seq2SeqQuestionAnsweringModelOutput(loss, start, end), both, return_dict)
+
+
+class DecoderAlone(PreTrainedModel):
+    """A decoder without its encoder, which may look at states of any: scores of the next word after each token."""
+
+    model: Any
+    lm_head: Any
+
+    def get_decoder(self) -> Any:
+        """The decoder."""
+        return self.model["decoder"]
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, encoder_hidden_states: Ids = None,
+        encoder_attention_mask: Ids = None, past_key_values: Cache | None = None, inputs_embeds: Ids = None,
+        labels: Ids = None, use_cache: bool | None = None, logits_to_keep: int = 0, output_attentions: Asked = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
+    ) -> outputs.CausalLMOutputWithCrossAttentions | tuple[Any, ...]:  # fmt: skip
+        """Arguments as those of the decoder in a body; `encoder_hidden_states` `[B, source, H]` is what it looks at.
+
+        `labels` `[B, S]` are the words to write, and are not shifted: a token's label is the word after it.
+        """
+        cache = open_cache(past_key_values, use_cache, self.config, self.training)
+        tokens = pack_tokens(input_ids, attention_mask, None, None, inputs_embeds, cache, packed)
+        layout, source = tokens.layout, look_at(encoder_hidden_states, encoder_attention_mask, cache)
+        body = self.get_decoder()(tokens, source, output_attentions, output_hidden_states)
+        hidden = layout.last(body.last_hidden_state, logits_to_keep) if logits_to_keep else body.last_hidden_state
+        logits = self.lm_head(hidden)  # [T, H] → [T, V]
+        loss = None if logits_to_keep else ops.token_loss(logits, labels, layout)
+        output = outputs.CausalLMOutputWithCrossAttentions(
+            loss, logits if logits_to_keep else layout.unpack(logits), layout.cache,
+            cross_attentions=layout.unpack_cross_maps(body.cross_attentions, None if source is None else source.layout),
+        )  # fmt: skip
+        return self.finish(output, layout, return_dict, body)
 
 
 def shift_right(ids: Tensor, pad_token_id: int | None, start_token_id: int | None) -> Tensor:

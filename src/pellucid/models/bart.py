@@ -19,13 +19,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pellucid import ops, outputs
-from pellucid.cache import Cache, Source, open_cache
+from pellucid import ops
+from pellucid.cache import Source
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
 from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
-from pellucid.seq2seq import ConditionalGeneration, EncoderDecoder, SpanFinding, TextClassification, look_at
+from pellucid.seq2seq import ConditionalGeneration, DecoderAlone, EncoderDecoder, SpanFinding, TextClassification
 
 
 class BartConfig(PretrainedConfig):
@@ -43,6 +43,8 @@ class BartConfig(PretrainedConfig):
     """Whether each step reads a normalised copy, with a last norm after all layers, or its result is normalised."""
     embedding_norm: ClassVar[bool] = True
     """Whether the sum of words and positions is normalised."""
+    share_encoder_decoder_embeddings: ClassVar[bool] = True
+    """Whether there is one table of words for both stacks."""
 
     vocab_size: Size = 50265
     d_model: Size = 1024
@@ -76,6 +78,22 @@ class BartConfig(PretrainedConfig):
         for field in ("encoder_attention_heads", "decoder_attention_heads"):
             self.require(self.d_model % getattr(self, field) == 0, field, f"a divisor of d_model {self.d_model}")
 
+    @property
+    def written_words(self) -> int:
+        """How many words the decoder knows."""
+        return self.vocab_size
+
+
+class Words(nn.Embedding):
+    """Vectors of words, multiplied by a number: ids `[T]` → `[T, H]`."""
+
+    def __init__(self, config: BartConfig, rows: int) -> None:
+        super().__init__(rows, config.d_model, padding_idx=config.pad_token_id)
+        self.scale = config.d_model**0.5 if config.scale_embedding else 1.0
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * self.scale
+
 
 class LearnedPositions(nn.Module):
     """A learned vector for each position, `[T]` → `[T, H]`; BART's table begins with two rows that are not used."""
@@ -86,9 +104,27 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(config.max_position_embeddings + self.offset, config.d_model))
 
-    def forward(self, tokens: PackedTokens, device: torch.device) -> Tensor:
+    def forward(self, tokens: PackedTokens, words: Tensor) -> Tensor:
         ops.check_length(tokens.layout.offset + tokens.layout.width, len(self.weight) - self.offset)
-        return nn.functional.embedding(tokens.positions(device) + self.offset, self.weight)
+        return nn.functional.embedding(tokens.positions(words.device) + self.offset, self.weight)
+
+    def start(self, spread: float) -> None:
+        """Fill the table of a new model."""
+        self.weight.normal_(0.0, spread)
+
+
+class WavePositions(LearnedPositions):
+    """Positions that are computed, not learned; the table is a tensor all the same, as in checkpoints."""
+
+    offset = 0
+
+    def __init__(self, config: BartConfig) -> None:
+        super().__init__(config)
+        self.weight.requires_grad_(False)
+
+    def start(self, spread: float) -> None:
+        """Fill the table, whatever the spread of other tensors."""
+        self.weight.copy_(ops.sinusoids(*self.weight.shape))
 
 
 class BartAttention(nn.Module):
@@ -194,17 +230,17 @@ class BartPreTrainedModel(PreTrainedModel):
     """What all BART classes have in common: their configuration and the names of their parts."""
 
     config_class = BartConfig
+    config: BartConfig
     base_model_prefix = "model"
     input_embeddings = "shared"
+    computed = ("*encoder.version", "*decoder.version")
     positions_class: type[nn.Module] = LearnedPositions
 
     def init_parameter(self, module: nn.Module, name: str, parameter: Tensor) -> None:
         if isinstance(module, LearnedPositions):
-            parameter.normal_(0.0, self.config.init_std)
+            module.start(self.config.init_std)
         else:
             super().init_parameter(module, name, parameter)
-
-    config: BartConfig
 
 
 class BartStack(BartPreTrainedModel):
@@ -214,11 +250,9 @@ class BartStack(BartPreTrainedModel):
     input_embeddings = "embed_tokens"
     layers: nn.ModuleList
 
-    def __init__(self, config: BartConfig, words: nn.Embedding | None = None) -> None:
+    def __init__(self, config: BartConfig, words: nn.Embedding) -> None:
         super().__init__(config)
-        table = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
-        self.embed_tokens = words if words is not None and config.tie_word_embeddings else table
-        self.scale = config.d_model**0.5 if config.scale_embedding else 1.0
+        self.embed_tokens = words
         self.embed_positions = self.positions_class(config)
         self.dropout = nn.Dropout(config.dropout)
         self.layernorm_embedding = nn.LayerNorm(config.d_model) if config.embedding_norm else None
@@ -228,12 +262,11 @@ class BartStack(BartPreTrainedModel):
 
     def through(self, tokens: PackedTokens, maps: Asked, states: bool | None, *shared: Source | None) -> Any:
         """Tokens `[T]` → states `[T, H]`, all states and all weights, packed."""
-        hidden = tokens.inputs_embeds
+        words = tokens.inputs_embeds
         if tokens.input_ids is not None:
-            hidden = ops.embed(self.embed_tokens, tokens.input_ids) * self.scale  # [T] → [T, H]
-        assert hidden is not None
-        hidden = hidden + self.embed_positions(tokens, hidden.device)
-        hidden = self.dropout(hidden if self.layernorm_embedding is None else self.layernorm_embedding(hidden))
+            words = ops.embed(self.embed_tokens, tokens.input_ids)  # [T] → [T, H]
+        assert words is not None
+        hidden = self.dropout(self.place(words, self.embed_positions(tokens, words)))
         maps, states = self.wanted(maps, states)
         layers = [layer for layer in self.layers if not self.training or torch.rand(()) >= self.layerdrop]
         recompute = self.gradient_checkpointing and self.training
@@ -243,6 +276,11 @@ class BartStack(BartPreTrainedModel):
             kept = None if kept is None else (*kept[:-1], hidden)
         return hidden, kept, weights
 
+    def place(self, words: Tensor, positions: Tensor) -> Tensor:
+        """Bring words and positions together: `[T, H]` each → `[T, H]`."""
+        hidden = words + positions
+        return hidden if self.layernorm_embedding is None else self.layernorm_embedding(hidden)
+
 
 class BartEncoder(BartStack):
     """The stack that reads: ids `[B, source]` → states `[B, source, H]`."""
@@ -250,7 +288,7 @@ class BartEncoder(BartStack):
     layer_class: type[nn.Module] = BartEncoderLayer
 
     def __init__(self, config: BartConfig, words: nn.Embedding | None = None) -> None:
-        super().__init__(config, words)
+        super().__init__(config, Words(config, config.vocab_size) if words is None else words)
         self.layers = nn.ModuleList(self.layer_class(config, number) for number in range(config.encoder_layers))
         self.layerdrop = config.encoder_layerdrop
         self.post_init()
@@ -274,7 +312,7 @@ class BartDecoder(BartStack):
     layer_class: type[nn.Module] = BartDecoderLayer
 
     def __init__(self, config: BartConfig, words: nn.Embedding | None = None) -> None:
-        super().__init__(config, words)
+        super().__init__(config, Words(config, config.written_words) if words is None else words)
         self.layers = nn.ModuleList(self.layer_class(config, number) for number in range(config.decoder_layers))
         self.layerdrop = config.decoder_layerdrop
         self.post_init()
@@ -293,18 +331,17 @@ class BartDecoder(BartStack):
 class BartModel(BartPreTrainedModel, EncoderDecoder):
     """The body: ids of the source and of the decoder in, one vector for each of the decoder's tokens out."""
 
-    tied = {
-        "encoder.embed_tokens.weight": "shared.weight",
-        "decoder.embed_tokens.weight": "shared.weight",
-    }
+    tied = {"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"}
+    word_tensors = tuple(tied)
     encoder_class: type[BartStack] = BartEncoder
     decoder_class: type[BartStack] = BartDecoder
 
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config)
-        self.shared = nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
-        self.encoder = self.encoder_class(config, self.shared)
-        self.decoder = self.decoder_class(config, self.shared)
+        self.shared = Words(config, config.vocab_size) if config.share_encoder_decoder_embeddings else None
+        words = self.shared if config.tie_word_embeddings else None
+        self.encoder = self.encoder_class(config, words)
+        self.decoder = self.decoder_class(config, words)
         self.post_init()
 
 
@@ -312,6 +349,7 @@ class BartHead(BartPreTrainedModel):
     """A BART with a head."""
 
     tied = {f"model.{name}": f"model.{first}" for name, first in BartModel.tied.items()}
+    word_tensors = tuple(tied)
     body_class: type[EncoderDecoder] = BartModel
 
     def __init__(self, config: BartConfig) -> None:
@@ -328,8 +366,8 @@ class BartForConditionalGeneration(BartHead, ConditionalGeneration):
 
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.final_logits_bias = nn.Parameter(torch.zeros(1, config.vocab_size), requires_grad=False)
+        self.lm_head = nn.Linear(config.d_model, config.written_words, bias=False)
+        self.final_logits_bias = nn.Parameter(torch.zeros(1, config.written_words), requires_grad=False)
         self.post_init()
 
     def read_out(self, hidden: Tensor) -> Tensor:
@@ -376,7 +414,7 @@ class BartForQuestionAnswering(BartHead, SpanFinding):
         self.post_init()
 
 
-class BartForCausalLM(BartPreTrainedModel):
+class BartForCausalLM(BartPreTrainedModel, DecoderAlone):
     """The decoder alone, which may look at states of any encoder: the next word after each token."""
 
     input_embeddings = "decoder.embed_tokens"
@@ -388,41 +426,15 @@ class BartForCausalLM(BartPreTrainedModel):
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config)
         self.model = nn.ModuleDict({"decoder": self.decoder_class(config)})
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.d_model, config.written_words, bias=False)
         self.post_init()
-
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, encoder_hidden_states: Ids = None,
-        encoder_attention_mask: Ids = None, past_key_values: Cache | None = None, inputs_embeds: Ids = None,
-        labels: Ids = None, use_cache: bool | None = None, logits_to_keep: int = 0, output_attentions: Asked = None,
-        output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
-    ) -> outputs.CausalLMOutputWithCrossAttentions | tuple[Any, ...]:  # fmt: skip
-        """Arguments as in `BartModel`'s decoder; `encoder_hidden_states` `[B, source, H]` is what it looks at.
-
-        `labels` `[B, S]` are the words to write, and are not shifted: a token's label is the word after it.
-        """
-        cache = open_cache(past_key_values, use_cache, self.config, self.training)
-        tokens = pack_tokens(input_ids, attention_mask, None, None, inputs_embeds, cache, packed)
-        layout, source = tokens.layout, look_at(encoder_hidden_states, encoder_attention_mask, cache)
-        body = self.model["decoder"](tokens, source, output_attentions, output_hidden_states)
-        hidden = layout.last(body.last_hidden_state, logits_to_keep) if logits_to_keep else body.last_hidden_state
-        logits = self.lm_head(hidden)  # [T, H] → [T, V]
-        loss = None if logits_to_keep else ops.token_loss(logits, labels, layout)
-        output = outputs.CausalLMOutputWithCrossAttentions(
-            loss, logits if logits_to_keep else layout.unpack(logits), layout.cache,
-            cross_attentions=layout.unpack_cross_maps(body.cross_attentions, None if source is None else source.layout),
-        )  # fmt: skip
-        return self.finish(output, layout, return_dict, body)
 
 
 CONFIG = BartConfig
 HEADS = {
-    "Model": BartModel,
-    "ForSeq2SeqLM": BartForConditionalGeneration,
-    "ForSequenceClassification": BartForSequenceClassification,
-    "ForQuestionAnswering": BartForQuestionAnswering,
-    "ForCausalLM": BartForCausalLM,
-}
+    "Model": BartModel, "ForSeq2SeqLM": BartForConditionalGeneration, "ForCausalLM": BartForCausalLM,
+    "ForSequenceClassification": BartForSequenceClassification, "ForQuestionAnswering": BartForQuestionAnswering,
+}  # fmt: skip
 TINY = {
     "vocab_size": 99, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 40, "max_position_embeddings": 40,

@@ -7,22 +7,22 @@ Axes: `B` batch, `S` sequence, `T` packed tokens (all real tokens of the batch),
 `D` head size, `V` vocabulary, `C` classes.
 
 The way through: `BertEmbeddings` turns ids into vectors, each `BertLayer` lets the tokens look at each other
-(`BertSelfAttention`) and then transforms each token on its own (`BertIntermediate`, `BertOutput`), the pooler makes
-one vector of the first token; a `BertHead` reads the answer off. Parts without a class of their own, such as the
-encoder and the pooler, are an `nn.ModuleDict`, which gives the tensors inside the names that checkpoints use.
+(`BertAttention`) and then transforms each token on its own (`BertIntermediate`, `BertOutput`), `BertPooler` makes one
+vector of the first token; the heads at the end of the file read the answer off (see `encoder_heads.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Collection
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from pellucid import encoder_heads as heads
 from pellucid import ops, outputs
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
-from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
+from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import BaseModelOutputWithPooling, ModelOutput
 
@@ -59,6 +59,11 @@ class BertConfig(PretrainedConfig):
         self.require(self.position_embedding_type == "absolute", "position_embedding_type", "'absolute'")
         self.require(not self.add_cross_attention, "add_cross_attention", "false")
 
+    @property
+    def head_dropout(self) -> float:
+        """Rate of dropout before a classifier: its own, or that of the layers."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
 
 class BertEmbeddings(nn.Module):
     """Word, position and text-of-a-pair vectors, added and normalised: ids `[T]` → `[T, H]`."""
@@ -72,19 +77,18 @@ class BertEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
-        layout, ids, types, positions, vectors = tokens
-        if ids is not None:
-            vectors = ops.embed(self.word_embeddings, ids)  # [T] → [T, H]
+        vectors = tokens.inputs_embeds
+        if tokens.input_ids is not None:
+            vectors = ops.embed(self.word_embeddings, tokens.input_ids)  # [T] → [T, H]
         assert vectors is not None
-        texts = self.token_type_embeddings
-        vectors = vectors + (texts.weight[0] if types is None else ops.embed(texts, types, "token_type_ids"))
-        positions = self.number(layout, ids) if positions is None else positions
+        vectors = vectors + ops.embed_types(self.token_type_embeddings, tokens.token_type_ids)
+        positions = self.number(tokens) if tokens.position_ids is None else tokens.position_ids
         return self.dropout(self.LayerNorm(vectors + ops.embed(self.position_embeddings, positions, "position_ids")))
 
-    def number(self, layout: Layout, ids: Ids) -> Tensor:
+    def number(self, tokens: PackedTokens) -> Tensor:
         """Positions `[T]` of tokens that came without: their columns."""
-        ops.check_length(layout.width, self.position_embeddings.num_embeddings)
-        return layout.positions(self.position_embeddings.weight.device)
+        ops.check_length(tokens.layout.width, self.position_embeddings.num_embeddings)
+        return tokens.layout.positions(self.position_embeddings.weight.device)
 
 
 class BertSelfAttention(nn.Module):
@@ -120,6 +124,19 @@ class BertOutput(nn.Module):
         return self.LayerNorm(self.dropout(self.dense(changed)) + residual)
 
 
+class BertAttention(nn.Module):
+    """Self-attention, then what all parts of a layer end with: `[T, H]` → `[T, H]`."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.self = BertSelfAttention(config)
+        self.output = BertOutput(config, config.hidden_size)
+
+    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
+        mixed, maps = self.self(hidden, layout, need_weights)
+        return self.output(mixed, hidden), maps
+
+
 class BertIntermediate(nn.Module):
     """The first, widening half of the feed-forward network: `[T, H]` → `[T, intermediate]`."""
 
@@ -139,28 +156,51 @@ class BertLayer(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        mix, end = BertSelfAttention(config), BertOutput(config, config.hidden_size)
-        self.attention = nn.ModuleDict({"self": mix, "output": end})
+        self.attention = BertAttention(config)
         self.intermediate = BertIntermediate(config)
         self.output = BertOutput(config, config.intermediate_size)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
-        mixed, maps = self.attention["self"](hidden, layout, need_weights)
-        attended = self.attention["output"](mixed, hidden)
+        attended, maps = self.attention(hidden, layout, need_weights)
         return self.output(self.intermediate(attended), attended), maps
 
 
+class BertEncoder(nn.Module):
+    """The layers, one after another."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
+        recompute = self.gradient_checkpointing and self.training
+        return ops.run_layers(self.layer, hidden, layout, want_maps, want_states, recompute)
+
+
+class BertPooler(nn.Module):
+    """One vector for a text, made of that of its first token: `[B, H]` → `[B, H]`."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first: Tensor) -> Tensor:
+        return self.dense(first).tanh()
+
+
 class BertPreTrainedModel(PreTrainedModel):
-    """What all BERT classes have in common: their configuration, the names of their parts, and how they pack."""
+    """What all BERT classes have in common: their configuration and the names of their parts."""
 
     config_class = BertConfig
     base_model_prefix = "bert"
     input_embeddings = "embeddings.word_embeddings"
-    pack = staticmethod(pack_tokens)
     config: BertConfig
 
 
-class BertModel(BertPreTrainedModel):
+class BertModel(BertPreTrainedModel, heads.EncoderWithTokenTypes):
     """The body: ids in, one vector for each token out, and one for the sequence if there is a pooler."""
 
     embeddings_class: ClassVar[type[BertEmbeddings]] = BertEmbeddings
@@ -168,160 +208,90 @@ class BertModel(BertPreTrainedModel):
     def __init__(self, config: BertConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.embeddings = self.embeddings_class(config)
-        layers, size = range(config.num_hidden_layers), config.hidden_size
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(BertLayer(config) for _ in layers)})
-        self.pooler = nn.ModuleDict({"dense": nn.Linear(size, size)}) if add_pooling_layer else None
-        self.gradient_checkpointing = False
+        self.encoder = BertEncoder(config)
+        self.pooler = BertPooler(config) if add_pooling_layer else None
         self.post_init()
 
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
-        return_dict: bool | None = None, packed: PackedTokens | None = None,
-    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:  # fmt: skip
-        """Run the body.
-
-        Args:
-            input_ids: `[B, S]` vocabulary indices; exactly one of this, `inputs_embeds` and `packed`.
-            attention_mask: `[B, S]`, 0 at padding; or `[B, S, S]`, which tokens each token sees. Default: all real.
-            token_type_ids: `[B, S]`, 0 for the first text of a pair, 1 for the second. Default: all 0.
-            position_ids: `[B, S]`. Default: as `embeddings.number` gives them.
-            inputs_embeds: `[B, S, H]` word vectors instead of ids.
-            output_attentions: return attention weights `[B, N, S, S]`: of all layers (`True`) or those listed.
-            output_hidden_states: return the states `[B, S, H]` before the first and after each layer.
-            return_dict: `False` gives a plain tuple.
-            packed: tokens that are packed already; results then stay packed, `[T, H]` in place of `[B, S, H]`.
-
-        Raises:
-            InputError: for shapes that do not fit, ids outside the vocabulary, or a text longer than the model reads.
-        """
-        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
-        want_maps, want_states = self.wanted(output_attentions, output_hidden_states)
-        layers, layout = self.encoder["layer"].children(), tokens.layout
-        recompute = self.gradient_checkpointing and self.training
+    def encode(
+        self, tokens: PackedTokens, want_maps: bool | Collection[int], want_states: bool
+    ) -> BaseModelOutputWithPooling:
         hidden = self.embeddings(tokens)  # [T] → [T, H]
-        hidden, states, maps = ops.run_layers(layers, hidden, layout, want_maps, want_states, recompute)
-        pooled = None if self.pooler is None else self.pooler["dense"](layout.first(hidden)).tanh()  # [T, H] → [B, H]
-        output = BaseModelOutputWithPooling(hidden, pooled, states, maps)
-        if packed is not None:
-            return output
-        output.last_hidden_state = layout.unpack(hidden)
-        return self.finish(output, layout, return_dict)
+        hidden, states, maps = self.encoder(hidden, tokens.layout, want_maps, want_states)
+        pooled = None if self.pooler is None else self.pooler(tokens.layout.first(hidden))  # [T, H] → [B, H]
+        return BaseModelOutputWithPooling(hidden, pooled, states, maps)
 
 
-class BertHead(BertPreTrainedModel):
-    """The way through a model with a head: the body, then `read`, which takes the head's answer off it."""
+class BertHead(BertPreTrainedModel, heads.HeadWithTokenTypes):
+    """The way through a model with a head, around this body."""
 
     body_class: ClassVar[type[BertModel]] = BertModel
-    pools: ClassVar[bool] = True  # whether the head reads the vector of the sequence, and so needs the pooler
-    read: Callable[..., ModelOutput]  # (packed body, layout, *labels) → logits, and the loss when there are labels
 
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config)
-        self.add_module(self.base_model_prefix, self.body_class(config, add_pooling_layer=self.pools))
-        rate = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(rate)
-        self.build(config)
-        self.post_init()
-
-    def build(self, config: BertConfig) -> None:
-        """Make the head's own layers."""
-
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, labels: Ids = None, output_attentions: Asked = None,
-        output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
-    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Run body and head: arguments as in `BertModel`, and the head's `labels`, which add a `loss`."""
-        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
-        return self.run(tokens, output_attentions, output_hidden_states, return_dict, labels)
-
-    def run(
-        self, tokens: PackedTokens, want_maps: Asked, want_states: bool | None, return_dict: bool | None, *labels: Ids
-    ) -> ModelOutput | tuple[Tensor, ...]:
-        """`forward` from packed tokens on, with as many labels as `read` takes."""
-        body = self.base_model(packed=tokens, output_attentions=want_maps, output_hidden_states=want_states)
-        return self.finish(self.read(body, tokens.layout, *labels), tokens.layout, return_dict, body)
+    def make_body(self) -> BertModel:
+        return self.body_class(self.config, add_pooling_layer=self.pools)
 
 
-class BertForSequenceClassification(BertHead):
+class BertForSequenceClassification(BertHead, heads.SequenceClassification):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
 
-    def build(self, config: BertConfig) -> None:
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.classifier(self.dropout(body.pooler_output))  # [B, H] → [B, C]
-        return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
+    pools = True
 
 
-class BertForMultipleChoice(BertHead):
+class BertForMultipleChoice(BertHead, heads.MultipleChoice):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
 
-    def build(self, config: BertConfig) -> None:
-        self.classifier = nn.Linear(config.hidden_size, 1)
-
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.classifier(self.dropout(body.pooler_output)).view(-1, layout.choices)  # [B*C, H] → [B, C]
-        return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
+    pools = True
 
 
-class BertForTokenClassification(BertHead):
+class BertForTokenClassification(BertHead, heads.TokenClassification):
     """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
 
-    pools = False
 
-    def build(self, config: BertConfig) -> None:
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.classifier(self.dropout(body.last_hidden_state))  # [T, H] → [T, C]
-        return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
-
-
-class BertForQuestionAnswering(BertHead):
+class BertForQuestionAnswering(BertHead, heads.QuestionAnsweringWithTokenTypes):
     """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
 
-    pools = False
 
-    def build(self, config: BertConfig) -> None:
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+class BertPredictionHeadTransform(nn.Module):
+    """A last dense layer before words are scored: `[T, H]` → `[T, H]`."""
 
-    def forward(  # type: ignore[override]  # a head with two labels
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, start_positions: Ids = None, end_positions: Ids = None,
-        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
-        packed: PackedTokens | None = None,
-    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Arguments as in `BertModel`; positions of the answer's first and last token add a `loss`."""
-        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
-        return self.run(tokens, output_attentions, output_hidden_states, return_dict, start_positions, end_positions)
-
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, start_at: Ids, end_at: Ids) -> ModelOutput:
-        start, end = layout.unpack_spans(self.qa_outputs(body.last_hidden_state))  # [T, H] → [T, 2] → [B, S] each
-        return outputs.QuestionAnsweringModelOutput(ops.span_loss(start, end, start_at, end_at), start, end)
-
-
-class BertLMPredictionHead(nn.Module):
-    """A last dense layer, then a score for every word of the vocabulary: `[T, H]` → `[T, V]`."""
+    activated = {"dense": "activation"}  # a speed form may compute these at once
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.transform = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.hidden_size), "LayerNorm": norm})
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ops.activation(config.hidden_act)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.LayerNorm(self.activation(self.dense(hidden)))
+
+
+class BertLMPredictionHead(nn.Module):
+    """Each token's vector → a score for every word of the vocabulary: `[T, H]` → `[T, V]`."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.transform = BertPredictionHeadTransform(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)  # its weight is the word embeddings' (tied)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # checkpoints know the decoder's bias by this name
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.decoder(self.transform["LayerNorm"](self.activation(self.transform["dense"](hidden))))
+        return self.decoder(self.transform(hidden))
 
 
-class BertForMaskedLM(BertHead):
+class BertPreTrainingHeads(nn.Module):
+    """What BERT was trained to tell, as far as a model needs it: words, and whether one text follows another."""
+
+    def __init__(self, config: BertConfig, words: bool = True, pairs: bool = False) -> None:
+        super().__init__()
+        if words:
+            self.predictions = BertLMPredictionHead(config)
+        if pairs:
+            self.seq_relationship = nn.Linear(config.hidden_size, 2)
+
+
+class BertForMaskedLM(BertHead, heads.MaskedLM):
     """The word behind each `[MASK]`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
 
-    pools = False
-    word_head: ClassVar[str] = "cls.predictions"
     output_embeddings = "cls.predictions.decoder"
     tied = {
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -329,29 +299,26 @@ class BertForMaskedLM(BertHead):
     }
 
     def build(self, config: BertConfig) -> None:
-        self.cls = nn.ModuleDict({"predictions": BertLMPredictionHead(config)})
+        self.cls = BertPreTrainingHeads(config)
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.get_submodule(self.word_head)(body.last_hidden_state)  # [T, H] → [T, V]
-        return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+    def logits(self, body: Any) -> Tensor:
+        return self.cls.predictions(body.last_hidden_state)  # [T, H] → [T, V]
 
 
-class BertLMHeadModel(BertForMaskedLM):
+class BertLMHeadModel(heads.NextWord, BertForMaskedLM):
     """The next word after each token, for a BERT with `is_decoder=True`; `labels` `[B, S]` are the ids themselves."""
-
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.get_submodule(self.word_head)(body.last_hidden_state)  # [T, H] → [T, V]
-        return outputs.CausalLMOutput(ops.next_token_loss(logits, labels, layout), layout.unpack(logits))
 
 
 class BertForNextSentencePrediction(BertHead):
-    """Whether the second text of a pair follows the first; `labels` `[B]`, 0 if it does."""
+    """Whether the second text follows the first: class 0 if so, class 1 if not; `labels` `[B]`."""
+
+    pools = True
 
     def build(self, config: BertConfig) -> None:
-        self.cls = nn.ModuleDict({"seq_relationship": nn.Linear(config.hidden_size, 2)})
+        self.cls = BertPreTrainingHeads(config, words=False, pairs=True)
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.cls["seq_relationship"](body.pooler_output)  # [B, H] → [B, 2]
+    def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
+        logits = self.cls.seq_relationship(body.pooler_output)  # [B, H] → [B, 2]
         return outputs.NextSentencePredictorOutput(ops.label_loss(logits, labels), logits)
 
 
@@ -361,8 +328,7 @@ class BertForPreTraining(BertForMaskedLM):
     pools = True
 
     def build(self, config: BertConfig) -> None:
-        super().build(config)
-        self.cls["seq_relationship"] = nn.Linear(config.hidden_size, 2)
+        self.cls = BertPreTrainingHeads(config, pairs=True)
 
     def forward(  # type: ignore[override]  # a head with two labels
         self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
@@ -373,8 +339,8 @@ class BertForPreTraining(BertForMaskedLM):
         tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
         return self.run(tokens, output_attentions, output_hidden_states, return_dict, labels, next_sentence_label)
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids, follows: Ids = None) -> ModelOutput:
-        words, pair = super().read(body, layout, labels), self.cls["seq_relationship"](body.pooler_output)  # [B, 2]
+    def read(self, body: Any, layout: Layout, labels: Ids, follows: Ids = None) -> ModelOutput:
+        words, pair = super().read(body, layout, labels), self.cls.seq_relationship(body.pooler_output)  # [B, 2]
         loss = None if labels is None or follows is None else words["loss"] + ops.cross_entropy(pair, follows)
         return outputs.BertForPreTrainingOutput(loss, words["logits"], pair)
 

@@ -98,18 +98,17 @@ class GPT2Attention(nn.Module):
         return self.resid_dropout(self.c_proj(mixed)), maps
 
 
-class GPT2CrossAttention(nn.Module):
+class GPT2CrossAttention(GPT2Attention):
     """Each token gathers from all tokens of another text, the source: `[T, H]` → `[T, H]`."""
 
     def __init__(self, config: GPT2Config, layer_idx: int) -> None:
-        super().__init__()
-        own = GPT2Attention(config, layer_idx)
-        self.layer_idx, self.num_heads, self.head_size, self.scale = layer_idx, own.num_heads, own.head_size, own.scale
+        super().__init__(config, layer_idx)
         self.c_attn = ops.Conv1D(config.n_embd, 2 * config.n_embd)
         self.q_attn = ops.Conv1D(config.n_embd, config.n_embd)
-        self.c_proj, self.attn_dropout, self.resid_dropout = own.c_proj, own.attn_dropout, own.resid_dropout
 
-    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool, source: Source) -> tuple[Tensor, Maps | None]:
+    def forward(  # type: ignore[override]  # queries and keys are of different texts
+        self, hidden: Tensor, layout: Layout, need_weights: bool, source: Source
+    ) -> tuple[Tensor, Maps | None]:
         memory = source.memory(self.layer_idx)
         if memory.keys is None and source.states is not None and source.layout is not None:
             joint = self.c_attn(source.states).view(-1, 2, self.num_heads, self.head_size)  # [T of the source, 2, N, D]
@@ -165,7 +164,7 @@ class GPT2PreTrainedModel(PreTrainedModel):
     config_class = GPT2Config
     base_model_prefix = "transformer"
     input_embeddings = "wte"
-    computed = ("*attn.bias", "*attn.masked_bias", "*crossattention.bias", "*crossattention.masked_bias")
+    computed = ("*.attn.bias", "*.attn.masked_bias", "*.crossattention.bias", "*.crossattention.masked_bias")
     config: GPT2Config
 
     def make_body(self) -> PreTrainedModel:

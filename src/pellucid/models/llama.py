@@ -59,7 +59,8 @@ class LlamaAttention(nn.Module):
     """Each token gathers from those before it; several heads may share keys and values: `[T, H]` → `[T, H]`."""
 
     joined = ("q_proj", "k_proj", "v_proj")  # a speed form may compute these at once
-    window: int | None = None  # Llama sees all tokens before
+    window: int | None = None  # Llama sees all tokens before,
+    causal = True  # and none after
 
     def __init__(self, config: LlamaConfig, layer_idx: int) -> None:
         super().__init__()
@@ -84,8 +85,9 @@ class LlamaAttention(nn.Module):
         query, key, value = self.project(hidden)
         query, key = ops.rotate(query, rotary), ops.rotate(key, rotary)
         mixed, maps = ops.attention(
-            query, key, value, layout, causal=True, window=self.window, scale=self.scale, need_weights=need_weights,
-            dropout=self.dropout if self.training else 0.0, memory=layout.memory(self.layer_idx),
+            query, key, value, layout, causal=self.causal, window=self.window, scale=self.scale,
+            need_weights=need_weights, dropout=self.dropout if self.training else 0.0,
+            memory=layout.memory(self.layer_idx),
         )  # fmt: skip
         return self.o_proj(mixed), maps  # [T, N * D] → [T, H]
 
@@ -116,8 +118,8 @@ class LlamaDecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = self.attention_class(config, layer_idx)
         self.mlp = LlamaMLP(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm: nn.Module = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm: nn.Module = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
         self, hidden: Tensor, layout: Layout, need_weights: bool, rotary: tuple[Tensor, Tensor]
@@ -147,12 +149,16 @@ class LlamaModel(LlamaPreTrainedModel):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.layers = nn.ModuleList(self.layer_class(config, number) for number in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = ops.Rotary(config.rope_parameters or {}, config.head_dim, config.max_position_embeddings)
+        self.build(config)
         self.gradient_checkpointing = False
         self.post_init()
+
+    def build(self, config: LlamaConfig) -> None:
+        """Make the parts."""
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.layers = nn.ModuleList(self.layer_class(config, number) for number in range(config.num_hidden_layers))
+        self.norm: nn.Module = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = ops.Rotary(config.rope_parameters or {}, config.head_dim, config.max_position_embeddings)
 
     def forward(
         self, input_ids: Ids = None, attention_mask: Ids = None, position_ids: Ids = None,
@@ -223,12 +229,9 @@ class LlamaForQuestionAnswering(LlamaPreTrainedModel, heads.QuestionAnswering):
 
 CONFIG = LlamaConfig
 HEADS = {
-    "Model": LlamaModel,
-    "ForCausalLM": LlamaForCausalLM,
-    "ForSequenceClassification": LlamaForSequenceClassification,
-    "ForTokenClassification": LlamaForTokenClassification,
-    "ForQuestionAnswering": LlamaForQuestionAnswering,
-}
+    "Model": LlamaModel, "ForCausalLM": LlamaForCausalLM, "ForSequenceClassification": LlamaForSequenceClassification,
+    "ForTokenClassification": LlamaForTokenClassification, "ForQuestionAnswering": LlamaForQuestionAnswering,
+}  # fmt: skip
 TINY = {
     "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 48, "max_position_embeddings": 40,

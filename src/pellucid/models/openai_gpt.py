@@ -113,7 +113,7 @@ class OpenAIGPTPreTrainedModel(PreTrainedModel):
     config_class = OpenAIGPTConfig
     base_model_prefix = "transformer"
     input_embeddings = "tokens_embed"
-    computed = ("*attn.bias",)
+    computed = ("*.attn.bias",)
     config: OpenAIGPTConfig
 
     def make_body(self) -> PreTrainedModel:

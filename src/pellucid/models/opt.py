@@ -65,11 +65,11 @@ class OPTPositions(nn.Embedding):
     def __init__(self, config: OPTConfig) -> None:
         super().__init__(config.max_position_embeddings + self.offset, config.hidden_size)
 
-    def forward(self, tokens: PackedTokens) -> Tensor:
+    def forward(self, tokens: PackedTokens) -> Tensor:  # type: ignore[override]  # not of ids
         layout, positions = tokens.layout, tokens.position_ids
         if positions is None:  # padding is not counted, so it need not fit
             past = layout.past or [0] * layout.batch
-            longest = max((before + new for before, new in zip(past, layout.lengths(), strict=True)), default=0)
+            longest = max([0, *(before + new for before, new in zip(past, layout.lengths(), strict=True))])
             ops.check_length(longest, self.num_embeddings - self.offset)
             positions = layout.ranks(self.weight.device)
         return super().forward(positions + self.offset)
@@ -82,7 +82,8 @@ class OPTAttention(nn.Module):
 
     def __init__(self, config: OPTConfig, layer_idx: int) -> None:
         super().__init__()
-        self.layer_idx, self.num_heads, self.dropout = layer_idx, config.num_attention_heads, config.attention_dropout
+        self.layer_idx, self.dropout = layer_idx, config.attention_dropout
+        self.num_heads, self.head_size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
         size, bias = config.hidden_size, config.enable_bias
         self.k_proj = nn.Linear(size, size, bias=bias)
         self.v_proj = nn.Linear(size, size, bias=bias)
@@ -91,7 +92,7 @@ class OPTAttention(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
         projected = ops.project(hidden, self.q_proj, self.k_proj, self.v_proj)
-        query, key, value = (x.view(len(x), self.num_heads, -1) for x in projected)  # [T, H] → [T, N, D]
+        query, key, value = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
         mixed, maps = ops.attention(
             query, key, value, layout, causal=True, dropout=self.dropout if self.training else 0.0,
             need_weights=need_weights, memory=layout.memory(self.layer_idx),
@@ -255,11 +256,7 @@ TINY = {
 }  # fmt: skip
 VARIANTS = [
     {"do_layer_norm_before": False, "word_embed_proj_dim": 16, "num_attention_heads": 1},
-    {
-        "enable_bias": False,
-        "layer_norm_elementwise_affine": False,
-        "activation_function": "gelu",
-        "num_hidden_layers": 3,
-    },
+    {"enable_bias": False, "layer_norm_elementwise_affine": False, "activation_function": "gelu",
+     "num_hidden_layers": 3},
     {"_remove_final_layer_norm": True, "tie_word_embeddings": False, "word_embed_proj_dim": 48},
-]
+]  # fmt: skip

@@ -1,0 +1,277 @@
+"""What is the same on every encoder: the arguments, the way through, and most heads.
+
+A body says in `encode` how packed tokens become states. A head calls the body, takes its `logits` off the packed
+answer, and makes loss and output of them; an architecture's file says which body (`make_body`), and has the layers
+(`build`) and the `logits` of heads that are not the usual ones:
+
+    class BertModel(BertPreTrainedModel, EncoderWithTokenTypes)        how it computes
+    class BertHead(BertPreTrainedModel, HeadWithTokenTypes)            which body its heads read
+    class BertForTokenClassification(BertHead, TokenClassification)    a head
+
+Axes: `B` batch, `S` sequence, `T` packed tokens, `H` hidden, `N` heads, `V` vocabulary, `C` classes or choices.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from pellucid import ops, outputs
+from pellucid.layout import Asked, Ids, Layout, PackedTokens, pack_tokens
+from pellucid.model import PreTrainedModel
+from pellucid.outputs import ModelOutput
+
+
+class Encoder(PreTrainedModel, ABC):
+    """A body; an architecture says how it computes."""
+
+    pack = staticmethod(pack_tokens)
+    """The entrance: padded inputs → packed tokens."""
+
+    @abstractmethod
+    def encode(self, tokens: PackedTokens, want_maps: bool | Collection[int], want_states: bool) -> Any:
+        """Packed tokens → the packed answer: states `[T, H]`, and what was asked for beside."""
+
+    def run(
+        self, tokens: PackedTokens, want_maps: Asked, want_states: bool | None, return_dict: bool | None, stay: bool
+    ) -> Any:
+        """`forward` from packed tokens on; with `stay` the answer stays packed."""
+        output = self.encode(tokens, *self.wanted(want_maps, want_states))
+        if stay:
+            return output
+        output.last_hidden_state = tokens.layout.unpack(output.last_hidden_state)
+        return self.finish(output, tokens.layout, return_dict)
+
+
+class EncoderWithTokenTypes(Encoder):
+    """A body that tells the two texts of a pair apart."""
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, packed: PackedTokens | None = None,
+    ) -> Any:  # fmt: skip
+        """Run the body.
+
+        Args:
+            input_ids: `[B, S]` vocabulary indices; exactly one of this, `inputs_embeds` and `packed`.
+            attention_mask: `[B, S]`, 0 at padding; or `[B, S, S]`, which tokens each token sees. Default: all real.
+            token_type_ids: `[B, S]`, 0 for the first text of a pair, 1 for the second. Default: all 0.
+            position_ids: `[B, S]`. Default: the column number, or as the architecture counts.
+            inputs_embeds: `[B, S, size of the word vectors]`, vectors instead of ids.
+            output_attentions: return attention weights `[B, N, S, S]`: of all layers (`True`) or those listed.
+            output_hidden_states: return the states `[B, S, H]` before the first and after each layer.
+            return_dict: `False` gives a plain tuple.
+            packed: tokens that are packed already; results then stay packed, `[T, H]` in place of `[B, S, H]`.
+
+        Raises:
+            InputError: for shapes that do not fit, ids outside the vocabulary, or a text longer than the model reads.
+        """
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, packed is not None)
+
+
+class EncoderWithoutTokenTypes(Encoder):
+    """A body that knows no token types, and so refuses them."""
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, position_ids: Ids = None, inputs_embeds: Ids = None,
+        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
+        packed: PackedTokens | None = None,
+    ) -> Any:  # fmt: skip
+        """Run the body; arguments as in `EncoderWithTokenTypes`, but for the token types."""
+        tokens = self.pack(input_ids, attention_mask, None, position_ids, inputs_embeds, packed=packed)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, packed is not None)
+
+
+# ---------------------------------------------------------------------- the way through a head
+
+
+class EncoderHead(PreTrainedModel, ABC):
+    """The way through an encoder with a head: the body, then `read`, which takes the head's answer off it."""
+
+    pools: ClassVar[bool] = False
+    """Whether the head reads the vector of the text, and so needs a body with a pooler."""
+    pack = staticmethod(pack_tokens)
+    """The entrance: padded inputs → packed tokens."""
+    read: Callable[..., ModelOutput]
+    """`(packed body, layout, *labels)` → logits, and the loss when there are labels."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, self.make_body())
+        self.build(config)
+        self.post_init()
+
+    @abstractmethod
+    def make_body(self) -> PreTrainedModel:
+        """The body that the head reads."""
+
+    @abstractmethod
+    def build(self, config: Any) -> None:
+        """Make the head's own layers."""
+
+    def run(
+        self, tokens: PackedTokens, want_maps: Asked, want_states: bool | None, return_dict: bool | None, *labels: Ids
+    ) -> ModelOutput | tuple[Tensor, ...]:
+        """`forward` from packed tokens on, with as many labels as `read` takes."""
+        body = self.base_model(packed=tokens, output_attentions=want_maps, output_hidden_states=want_states)
+        return self.finish(self.read(body, tokens.layout, *labels), tokens.layout, return_dict, body)
+
+
+class HeadWithTokenTypes(EncoderHead):
+    """A head on a body that tells the two texts of a pair apart."""
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, labels: Ids = None, output_attentions: Asked = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
+    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
+        """Run body and head: arguments as in the body, and the head's `labels`, which add a `loss`."""
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, labels)
+
+
+class HeadWithoutTokenTypes(EncoderHead):
+    """A head on a body that knows no token types, and so refuses them."""
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, position_ids: Ids = None, inputs_embeds: Ids = None,
+        labels: Ids = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, packed: PackedTokens | None = None,
+    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
+        """Run body and head: arguments as in the body, and the head's `labels`, which add a `loss`."""
+        tokens = self.pack(input_ids, attention_mask, None, position_ids, inputs_embeds, packed=packed)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, labels)
+
+
+# ---------------------------------------------------------------------- one answer for a text
+
+
+class TextHead(EncoderHead):
+    """A head that judges a text as a whole, usually by a layer on what the pooler has made of it."""
+
+    dropout: nn.Module
+    classifier: nn.Module
+
+    def logits(self, body: Any, layout: Layout) -> Tensor:
+        """Scores of each text, `[B, C]`."""
+        return self.classifier(self.dropout(body.pooler_output))  # type: ignore[no-any-return]  # [B, H] → [B, C]
+
+
+class SequenceClassification(TextHead):
+    """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
+
+    def build(self, config: Any) -> None:
+        """Make the head's own layers; the configuration has a property `head_dropout`."""
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+    def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
+        """`[T, H]` → `[B, C]`."""
+        logits = self.logits(body, layout)
+        return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
+
+
+class MultipleChoice(TextHead):
+    """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
+
+    def build(self, config: Any) -> None:
+        """Make the head's own layers; the configuration has a property `head_dropout`."""
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+
+    def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
+        """`[T, H]` → `[B, C]`."""
+        logits = self.logits(body, layout).view(-1, layout.choices)  # [B * C, 1] → [B, C]
+        return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
+
+
+# ---------------------------------------------------------------------- an answer for each token
+
+
+class TokenClassification(EncoderHead):
+    """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
+
+    def build(self, config: Any) -> None:
+        """Make the head's own layers; the configuration has a property `head_dropout`."""
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+    def logits(self, body: Any) -> Tensor:
+        """Scores of each token, `[T, C]`."""
+        return self.classifier(self.dropout(body.last_hidden_state))  # type: ignore[no-any-return]  # [T, H] → [T, C]
+
+    def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
+        """`[T, H]` → `[B, S, C]`."""
+        logits = self.logits(body)
+        return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+
+
+class MaskedLM(EncoderHead):
+    """The word behind each mask; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
+
+    @abstractmethod
+    def logits(self, body: Any) -> Tensor:
+        """Scores of all words for each token, `[T, V]`."""
+
+    def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
+        """`[T, H]` → `[B, S, V]`."""
+        logits = self.logits(body)
+        return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+
+
+class NextWord(MaskedLM):
+    """The next word after each token, on a body with `is_decoder=True`; `labels` `[B, S]` are the ids themselves."""
+
+    def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
+        """`[T, H]` → `[B, S, V]`."""
+        logits = self.logits(body)
+        return outputs.CausalLMOutput(ops.next_token_loss(logits, labels, layout), layout.unpack(logits))
+
+
+class QuestionAnswering(EncoderHead):
+    """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
+
+    def build(self, config: Any) -> None:
+        """Make the head's own layer."""
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+
+    def logits(self, body: Any) -> Tensor:
+        """Scores of each token to begin and to end the answer, `[T, 2]`."""
+        return self.qa_outputs(body.last_hidden_state)  # type: ignore[no-any-return]  # [T, H] → [T, 2]
+
+    def read(self, body: Any, layout: Layout, start_at: Ids, end_at: Ids) -> ModelOutput:
+        """`[T, H]` → `[B, S]` twice."""
+        start, end = layout.unpack_spans(self.logits(body))
+        return outputs.QuestionAnsweringModelOutput(ops.span_loss(start, end, start_at, end_at), start, end)
+
+
+class QuestionAnsweringWithTokenTypes(QuestionAnswering, HeadWithTokenTypes):
+    """Where the answer begins and ends, with a body that tells question and text apart by token types."""
+
+    def forward(  # type: ignore[override]  # a head with two labels
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, start_positions: Ids = None, end_positions: Ids = None,
+        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
+        packed: PackedTokens | None = None,
+    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
+        """Arguments as in the body; positions of the answer's first and last token add a `loss`."""
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, start_positions, end_positions)
+
+
+class QuestionAnsweringWithoutTokenTypes(QuestionAnswering, HeadWithoutTokenTypes):
+    """Where the answer begins and ends, with a body that knows no token types."""
+
+    def forward(  # type: ignore[override]  # a head with two labels
+        self, input_ids: Ids = None, attention_mask: Ids = None, position_ids: Ids = None, inputs_embeds: Ids = None,
+        start_positions: Ids = None, end_positions: Ids = None, output_attentions: Asked = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
+    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
+        """Arguments as in the body; positions of the answer's first and last token add a `loss`."""
+        tokens = self.pack(input_ids, attention_mask, None, position_ids, inputs_embeds, packed=packed)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, start_positions, end_positions)
