@@ -121,8 +121,8 @@ def inputs_of(case: Case, padding: str = "right") -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     mask = mask_of(padding)
     inputs = {"input_ids": torch.randint(PAD + 1, 99, (BATCH, WIDTH), generator=generator).masked_fill(mask == 0, PAD)}
-    if padding != "none":
-        inputs["attention_mask"] = mask
+    if padding != "none" or (case.takes_choices and case.settings().get("classifier_pooling") == "mean"):
+        inputs["attention_mask"] = mask  # without, the reference cannot average over the tokens of a choice
     if "token_type_ids" in case.model_class.forward.__annotations__:
         inputs["token_type_ids"] = torch.randint(0, 2, (BATCH, WIDTH), generator=generator)
     if case.is_seq2seq and case.head == "ForSequenceClassification":  # which looks for the end of the text
@@ -130,7 +130,8 @@ def inputs_of(case: Case, padding: str = "right") -> dict[str, Tensor]:
         inputs["input_ids"] = inputs["input_ids"].scatter(1, ends, end_of_text(case))
     elif case.is_seq2seq:
         written = mask_of(padding, WRITTEN)
-        inputs["decoder_input_ids"] = torch.randint(PAD + 1, 99, written.shape, generator=generator)
+        ids = torch.randint(PAD + 1, 99, written.shape, generator=generator)
+        inputs["decoder_input_ids"] = ids.masked_fill(written == 0, PAD)
         if padding != "none":
             inputs["decoder_attention_mask"] = written
     if case.takes_choices:

@@ -13,7 +13,10 @@ from pellucid.layout import Layout, PackedTokens
 DECODERS = [
     case
     for case in cases()
-    if case.remembers and not case.is_seq2seq and case.head in ("Model", "ForCausalLM") and not case.turns_by_length
+    if case.remembers
+    and not case.is_seq2seq
+    and case.head in ("Model", "ForCausalLM")
+    and not case.turns_by_length
     and not case.settings().get("use_bidirectional_attention")
 ]
 PIECES = [(7, 8, 12), (1, 2, 3, 4, 12), (11, 12), tuple(range(1, 13))]
@@ -57,7 +60,8 @@ def test_in_space_set_aside_and_with_gradients(case: Case) -> None:
     grown, _ = in_pieces(model, ids, mask, (5, 6, 12), DynamicCache(model.config))
     parameter = next(model.parameters())
     wanted = torch.autograd.grad(whole.square().sum(), parameter)[0]
-    torch.testing.assert_close(torch.autograd.grad(grown.square().sum(), parameter)[0], wanted, rtol=1e-4, atol=1e-4)
+    found, size = torch.autograd.grad(grown.square().sum(), parameter)[0], wanted.abs().max()
+    torch.testing.assert_close(found / size, wanted / size, rtol=1e-4, atol=1e-5)
     small = StaticCache(model.config, max_cache_len=8)
     if any(isinstance(memory, FixedMemory) for memory in small.layers):  # windows need no more room
         with pytest.raises(InputError, match="got 12 tokens, room for 8"):

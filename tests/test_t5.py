@@ -89,7 +89,7 @@ def test_both_stacks_follow_a_new_table_of_words(head: str) -> None:
     model = MODULES["t5"].HEADS[head](MODULES["t5"].CONFIG(**MODULES["t5"].TINY))
     table = torch.nn.Embedding(99, 32)
     model.set_input_embeddings(table)
-    assert model.base_model.get_encoder().embed_tokens is table if head != "ForTextEncoding" else model.encoder
+    assert model.base_model.encoder.embed_tokens is table
     assert {id(part.weight) for part in model.modules() if isinstance(part, torch.nn.Embedding)} == {id(table.weight)}
 
 

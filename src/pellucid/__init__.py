@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "adapters": "LoraConfig",
     "auto": """AutoConfig AutoModel AutoModelForCausalLM AutoModelForMaskedLM AutoModelForMultipleChoice
-        AutoModelForNextSentencePrediction AutoModelForPreTraining AutoModelForQuestionAnswering
-        AutoModelForSequenceClassification AutoModelForTokenClassification""",
+        AutoModelForNextSentencePrediction AutoModelForPreTraining AutoModelForQuestionAnswering AutoModelForSeq2SeqLM
+        AutoModelForSequenceClassification AutoModelForTextEncoding AutoModelForTokenClassification""",
     "config": "PretrainedConfig PreTrainedConfig",
     "tokenizer.encoding": "BatchEncoding",
     "errors": """ConfigError FileError HubError InputError MissingDependencyError PellucidError

@@ -7,6 +7,7 @@ under `HEADS["ForMaskedLM"]`. Torch is imported with the first model file, not b
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from functools import cache
 from os import PathLike
 from pathlib import Path
@@ -16,6 +17,7 @@ from pellucid.collector import paused
 from pellucid.config import PretrainedConfig
 from pellucid.config_files import LOADING_KEYWORDS, at_one_commit, load_config_dict
 from pellucid.errors import ConfigError, InputError, did_you_mean, refuse_remote_code, reject_unknown, strict
+from pellucid.files import quoted
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +43,8 @@ def config_class(model_type: object, source: str) -> type[PretrainedConfig]:
     if not isinstance(model_type, str) or model_type not in known:
         near = did_you_mean(model_type, known) if isinstance(model_type, str) else ""
         raise ConfigError(
-            f"{source}: model_type: got {model_type!r}, wanted one of {sorted(set(known.values()))}{near}"
+            f"{source}: model_type: got {quoted(model_type)}, wanted one of {', '.join(sorted(set(known.values())))}{near}"
+            "; to add one, see 'Add an architecture' in CONTRIBUTING.md, or give your class to AutoConfig.register"
         )
     with paused():  # the first model file brings torch along
         found: type[PretrainedConfig] = importlib.import_module(f"pellucid.models.{known[model_type]}").CONFIG
@@ -124,6 +127,8 @@ class AutoModel:
     """
 
     head: ClassVar[str] = "Model"
+    stand_ins: ClassVar[tuple[str, ...]] = ()
+    """Heads that do the same work, the nearest first, for architectures that do not list this one."""
     registered: ClassVar[dict[type[PretrainedConfig], type[PreTrainedModel]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -140,10 +145,15 @@ class AutoModel:
         if type(config) in cls.registered:
             return cls.registered[type(config)]
         heads: dict[str, type[PreTrainedModel]] = importlib.import_module(type(config).__module__).HEADS
-        if cls.head not in heads:
-            has = ", ".join(f"AutoModel{name}" for name in sorted(heads) if name != "Model")
-            raise InputError(f"{cls.__name__}: {config.model_type} has no such head; it has {has}")
-        return heads[cls.head]
+        if (head := cls._head_in(heads)) is None:
+            has = ", ".join(auto.__name__ for auto in AutoModel.__subclasses__() if auto._head_in(heads))
+            raise InputError(f"{cls.__name__}: {config.model_type} has no such head; it has {has or 'no head at all'}")
+        return heads[head]
+
+    @classmethod
+    def _head_in(cls, heads: Collection[str]) -> str | None:
+        """Which of an architecture's heads this class takes: its own, else the nearest that does the same work."""
+        return next((head for head in (cls.head, *cls.stand_ins) if head in heads), None)
 
     @classmethod
     @strict
@@ -227,7 +237,9 @@ class AutoModel:
 
 
 class AutoModelForPreTraining(AutoModel):
-    """The heads that an architecture was pretrained with."""
+    """The heads that an architecture was pretrained with: its own, or those that restore or continue a text."""
+
+    stand_ins = ("ForSeq2SeqLM", "ForMaskedLM", "ForCausalLM")
 
 
 class AutoModelForMaskedLM(AutoModel):
@@ -236,6 +248,10 @@ class AutoModelForMaskedLM(AutoModel):
 
 class AutoModelForCausalLM(AutoModel):
     """Scores of each word of the vocabulary as the next one."""
+
+
+class AutoModelForSeq2SeqLM(AutoModel):
+    """Scores of each word of the vocabulary as the next one of a text that answers another."""
 
 
 class AutoModelForNextSentencePrediction(AutoModel):
@@ -256,3 +272,13 @@ class AutoModelForTokenClassification(AutoModel):
 
 class AutoModelForQuestionAnswering(AutoModel):
     """Where in a text the answer begins and ends."""
+
+
+class AutoModelForTextEncoding(AutoModel):
+    """One vector for each token of a text: the encoder of an encoder-decoder, or the body of an encoder."""
+
+    @classmethod
+    def _head_in(cls, heads: Collection[str]) -> str | None:
+        """The architecture's own entry, else the body where that is an encoder."""
+        is_encoder = "ForMaskedLM" in heads and "ForSeq2SeqLM" not in heads
+        return super()._head_in(heads) or ("Model" if is_encoder else None)

@@ -160,7 +160,7 @@ class PretrainedConfig:
                 return
             raise ConfigError(f"{cls.__name__}: there is no field {name!r}{did_you_mean(name, fields)}")
         value = _plain(name, value)
-        if problem := _mismatch(value, fields[name]):
+        if problem := mismatch(value, fields[name]):
             raise ConfigError(f"{cls.__name__}: {name}: got {value!r}, wanted {problem}")
         object.__setattr__(self, name, value)
         if name == "id2label" and value is not None:
@@ -561,24 +561,24 @@ def _plain(name: str, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _mismatch(value: Any, hint: Any) -> str | None:
+def mismatch(value: Any, hint: Any) -> str | None:
     """`None` when `value` fits the annotation, else what was wanted in words."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
         low, high = args[1]
-        wanted = _mismatch(value, args[0])
+        wanted = mismatch(value, args[0])
         return wanted or (None if low <= value <= high else f"a number from {low:g} to {high:g}")
     if origin in (Union, types.UnionType):
-        reasons = [_mismatch(value, option) for option in args]
+        reasons = [mismatch(value, option) for option in args]
         return None if None in reasons else " or ".join(str(reason) for reason in reasons)
     if origin is Literal:
         return None if value in args else "one of " + ", ".join(repr(option) for option in args)
     if origin is list:
-        fits = isinstance(value, list) and all(_mismatch(item, args[0]) is None for item in value)
+        fits = isinstance(value, list) and all(mismatch(item, args[0]) is None for item in value)
         return None if fits else f"a list of {_name(args[0])}"
     if origin is dict:
         fits = isinstance(value, dict) and all(
-            _mismatch(key, args[0]) is None and _mismatch(item, args[1]) is None for key, item in value.items()
+            mismatch(key, args[0]) is None and mismatch(item, args[1]) is None for key, item in value.items()
         )
         return None if fits else f"a dictionary from {_name(args[0])} to {_name(args[1])}"
     if hint is Any:

@@ -14,15 +14,31 @@ Axes: `B` batch, `S` sequence, `T` packed tokens, `H` hidden, `N` heads, `V` voc
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from pellucid import ops, outputs
-from pellucid.layout import Asked, Ids, Layout, PackedTokens, pack_tokens
+from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import ModelOutput
+
+
+class LayerStack(nn.Module):
+    """Layers, one after another, under the name `layer`."""
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(layers)
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool, *shared: Any
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
+        """`ops.run_layers` on this stack; `shared` is what all layers are given beside."""
+        recompute = self.gradient_checkpointing and self.training
+        return ops.run_layers(self.layer, hidden, layout, want_maps, want_states, recompute, *shared)
 
 
 class Encoder(PreTrainedModel, ABC):
@@ -32,7 +48,7 @@ class Encoder(PreTrainedModel, ABC):
     """The entrance: padded inputs → packed tokens."""
 
     @abstractmethod
-    def encode(self, tokens: PackedTokens, want_maps: bool | Collection[int], want_states: bool) -> Any:
+    def encode(self, tokens: PackedTokens, want_maps: Asked, want_states: bool) -> Any:
         """Packed tokens → the packed answer: states `[T, H]`, and what was asked for beside."""
 
     def run(
@@ -154,6 +170,7 @@ class HeadWithoutTokenTypes(EncoderHead):
 class TextHead(EncoderHead):
     """A head that judges a text as a whole, usually by a layer on what the pooler has made of it."""
 
+    pools = True
     dropout: nn.Module
     classifier: nn.Module
 

@@ -182,11 +182,7 @@ class SequenceSummary(nn.Module):
         if self.kind == "first":
             chosen = layout.first(hidden)
         elif self.kind == "mean":
-            row = layout.places(hidden.device)[0]
-            real = layout.pack(layout.unpack(hidden.new_ones(len(hidden), 1)))  # [T, 1], 0 where padding is carried
-            empty = hidden.new_zeros(layout.batch, 1)
-            counts = empty.index_add(0, row, real).clamp(min=1)
-            chosen = empty.expand_as(layout.first(hidden)).index_add(0, row, hidden * real) / counts
+            chosen = layout.mean(hidden)
         elif self.kind == "last" or columns is None:
             chosen = layout.last(hidden)[:, 0]
         else:

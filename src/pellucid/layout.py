@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pellucid.errors import InputError
+from pellucid.ops import check_length
 
 if TYPE_CHECKING:
     from pellucid.cache import Cache, Memory
@@ -192,13 +193,21 @@ class Layout:
         if self._real is not None:
             place = self._real.int().argmax(dim=1)
             return self.unpack(hidden)[torch.arange(self.batch, device=hidden.device), place]
+        if not hidden.numel():  # not one real token in the batch
+            return hidden.new_zeros(self.batch, hidden.shape[-1])
         if self._starts is None:
             return hidden.view(self.batch, self.width, -1)[:, 0]
-        if not self.runs:  # not one real token in the batch
-            return hidden.new_zeros(self.batch, hidden.shape[-1])
         starts = self._starts.to(hidden.device)
         chosen = hidden.index_select(0, starts.clamp(min=0))
         return torch.where((starts >= 0)[:, None], chosen, torch.zeros_like(chosen))
+
+    def mean(self, hidden: Tensor) -> Tensor:
+        """`[T, H]` → `[B, H]`: the average of each sequence's real tokens; zeros for an empty one."""
+        row = self.places(hidden.device)[0]
+        real = self.pack(self.unpack(hidden.new_ones(len(hidden), 1, dtype=torch.float32)))  # 0 at carried padding
+        counts = real.new_zeros(self.batch, 1).index_add(0, row, real).clamp(min=1)
+        sums = real.new_zeros(self.batch, hidden.shape[-1]).index_add(0, row, hidden.float() * real)
+        return (sums / counts).to(hidden.dtype)
 
     def last(self, hidden: Tensor, count: int = 1) -> Tensor:
         """`[T, H]` → `[B, count, H]`: each sequence's last real tokens; zeros before the first of a shorter one."""
@@ -208,7 +217,7 @@ class Layout:
             chosen = columns[:, -count:]  # [B, count]
             found = self.unpack(hidden)[torch.arange(self.batch, device=real.device)[:, None], chosen.clamp(min=0)]
             return torch.where((chosen >= 0)[..., None], found, torch.zeros_like(found))
-        if len(self.runs) == 1 and self.rows is None:
+        if len(self.runs) == 1 and self.rows is None and hidden.numel():
             run = self.runs[0]
             chosen = hidden.view(run.count, run.length, -1)[:, -count:]
             missing = hidden.new_zeros(run.count, count - chosen.shape[1], hidden.shape[-1])
@@ -340,6 +349,35 @@ def _runs(lengths: Sequence[int]) -> tuple[Run, ...]:
 def _starts(starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
     """`[B]`: where each sequence begins, `-1` for an empty one."""
     return torch.tensor([start if length else -1 for start, length in zip(starts, lengths, strict=True)])
+
+
+def count_real(ids: Tensor, padding: int, limit: int, seen: int = 0) -> Tensor:
+    """Positions of ids, `[..., S]` both: real ones are counted from `padding + 1` on, padding itself is at `padding`.
+
+    Args:
+        ids: `[..., S]` vocabulary indices, padding included.
+        padding: id of padding, and its position.
+        limit: how many real tokens there are positions for.
+        seen: how many tokens of each row are remembered already.
+
+    Raises:
+        InputError: for more real tokens than there are positions.
+    """
+    real = ids != padding
+    places = real.cumsum(-1) + seen
+    if ids.shape[-1] + seen > limit:  # padding does not count, so that a wide row may have room
+        check_length(int(places.max()), limit)
+    return places * real + padding
+
+
+def count_packed(tokens: PackedTokens, padding: int, limit: int, device: torch.device) -> Tensor:
+    """`count_real` for tokens that are packed, `[T]`; vectors do not tell which are padding, so all of them count."""
+    layout, ids = tokens.layout, tokens.input_ids
+    if ids is None:
+        check_length(layout.width, limit)
+        return layout.positions(device) + padding + 1
+    rows = [ids.narrow(0, start, count * length).view(count, length) for start, count, length in layout.runs]
+    return torch.cat([ids[:0], *(count_real(row, padding, limit).flatten() for row in rows)])
 
 
 class PackedTokens(NamedTuple):

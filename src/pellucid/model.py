@@ -29,13 +29,14 @@ from pellucid.files import atomic_folder
 from pellucid.gguf import find_gguf
 from pellucid.layout import Asked, Layout
 from pellucid.outputs import ModelOutput, register_outputs
+from pellucid.writer import GenerationMixin
 
 register_outputs()
 logger = logging.getLogger("pellucid")
 Output = TypeVar("Output", bound=ModelOutput)
 
 
-class PreTrainedModel(AdapterMixin):
+class PreTrainedModel(AdapterMixin, GenerationMixin):
     """Base of all models."""
 
     config_class: ClassVar[type[PretrainedConfig]]
@@ -412,6 +413,8 @@ class PreTrainedModel(AdapterMixin):
             model, report = cls._from_files(config, files, dtype_of(dtype or torch_dtype), ignore_mismatched_sizes)
         if base is not None:
             model.load_adapter(adapter[0], **adapter[1])
+        if cls.can_generate():
+            model._generation_file = None if gguf is not None else resolve("generation_config.json")
         if device_map is not None:
             model = model.to(device_of(device_map))
         if output_loading_info:
@@ -506,6 +509,8 @@ class PreTrainedModel(AdapterMixin):
         needed = sum(tensor.nbytes for tensor in state.values())
         with atomic_folder(Path(save_directory), needed=needed) as folder:
             self.config.to_json_file(folder.path / "config.json")
+            if self.can_generate():
+                self.generation_config.to_json_file(folder.path / "generation_config.json")
             checkpoint.save_state(
                 state, folder, max_shard_size=max_shard_size, safe_serialization=safe_serialization, variant=variant
             )

@@ -21,7 +21,7 @@ from pellucid.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from pellucid.cache import CrossMemory, Memory
     from pellucid.config import PretrainedConfig
-    from pellucid.layout import Layout
+    from pellucid.layout import Layout, PackedTokens
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -426,11 +426,27 @@ def embed(table: nn.Embedding, ids: Tensor, what: str = "input_ids") -> Tensor:
         ) from None
 
 
-def embed_types(table: nn.Embedding, types: Tensor | None) -> Tensor:
+def embed_words(table: nn.Embedding, tokens: PackedTokens) -> Tensor:
+    """Vectors of the words, `[T, H]`: looked up, or as they came."""
+    if tokens.input_ids is not None:
+        return embed(table, tokens.input_ids)
+    assert tokens.inputs_embeds is not None
+    return tokens.inputs_embeds
+
+
+def embed_types(table: nn.Embedding, tokens: PackedTokens) -> Tensor:
     """Vectors of the texts of a pair, `[T, H]`; without types all tokens are of the first, whose vector is `[1, H]`."""
+    types = tokens.token_type_ids
     if types is None:
         types = torch.zeros(1, dtype=torch.long, device=table.weight.device)
     return embed(table, types, "token_type_ids")
+
+
+def embed_positions(table: nn.Embedding, tokens: PackedTokens) -> Tensor:
+    """Vectors of the positions, `[T, H]`; without positions those of the layout, which must be in the table."""
+    if tokens.position_ids is None:
+        check_length(tokens.layout.width, table.num_embeddings)
+    return embed(table, tokens.positions(table.weight.device), "position_ids")
 
 
 def check_length(width: int, limit: int) -> None:

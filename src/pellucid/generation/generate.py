@@ -6,6 +6,7 @@ Three steps: `prepare` turns prompts and settings into a `Call`, `method_of` pic
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache as remembered
@@ -23,6 +24,7 @@ from pellucid.generation.processor_classes import build_processors
 from pellucid.generation.reader import Reader
 from pellucid.generation.stopping import build_stopping
 from pellucid.layout import PackedTokens, pack_tokens
+from pellucid.writer import TOOLS
 
 if TYPE_CHECKING:
     from pellucid.model import PreTrainedModel
@@ -32,10 +34,6 @@ MODEL_INPUTS = frozenset(
      "decoder_attention_mask", "token_type_ids", "position_ids"}
 )  # fmt: skip
 """What a caller may hand over beside settings; what a tokenizer makes can be given whole: `generate(**inputs)`."""
-
-USUAL_LENGTH = 20
-"""Tokens that are written when nothing is said about it, as in the reference."""
-
 
 @dataclass
 class Frame:
@@ -133,15 +131,12 @@ def prepare(
     """Everything that a decoding method needs, checked before any work is done."""
     given = {name: value for name, value in settings.items() if name in MODEL_INPUTS and value is not None}
     changes = {name: value for name, value in settings.items() if name not in MODEL_INPUTS}
-    known = set(GenerationConfig.keywords())
+    known = set(GenerationConfig.fields())
     if unknown := changes.keys() - known:
-        reject_unknown(f"{type(model).__name__}.generate", unknown, known | MODEL_INPUTS | tools.keys())
-    if not model.output_embeddings:
-        raise InputError(
-            f"{type(model).__name__}: has no head that scores words; load the checkpoint with "
-            "AutoModelForCausalLM or AutoModelForSeq2SeqLM"
-        )
-    config = (tools.get("generation_config") or model.generation_config).with_settings(changes)
+        reject_unknown(f"{type(model).__name__}.generate", unknown, known | MODEL_INPUTS | TOOLS)
+    own = copy.deepcopy(tools.get("generation_config") or GenerationConfig())
+    own.update(**changes)
+    config = own.resolved(model.generation_config)
     if inputs is not None:
         if "input_ids" in given:
             raise InputError("generate: got inputs and input_ids, wanted one of them")
@@ -149,7 +144,7 @@ def prepare(
     reader, prompts, start = _open(model, config, given)
     end_tokens = _ids(config.eos_token_id)
     pad = config.pad_token_id if config.pad_token_id is not None else (end_tokens or [0])[0]
-    limits = [_limit(config, len(prompt), reader.is_seq2seq) for prompt in prompts]
+    limits = [_limit(config, len(prompt)) for prompt in prompts]
     _check_window(model, prompts, limits)
     call = Call(
         reader, config, prompts, limits,
@@ -256,7 +251,7 @@ def _ids(value: int | list[int] | None) -> list[int]:
     return [] if value is None else list(value) if isinstance(value, list) else [value]
 
 
-def _limit(config: GenerationConfig, prompt: int, is_seq2seq: bool) -> int:
+def _limit(config: GenerationConfig, prompt: int) -> int:
     """How many tokens may be written behind a prompt of that length.
 
     Raises:
@@ -264,10 +259,12 @@ def _limit(config: GenerationConfig, prompt: int, is_seq2seq: bool) -> int:
     """
     if config.max_new_tokens is not None:
         return config.max_new_tokens
-    length = config.max_length if config.max_length is not None else USUAL_LENGTH + (0 if is_seq2seq else prompt)
-    if length <= prompt:
-        raise InputError(f"max_length: got {length} for a prompt of {prompt} tokens; set max_new_tokens instead")
-    return length - prompt
+    assert config.max_length is not None  # one of the two is always set
+    if config.max_length <= prompt:
+        raise InputError(
+            f"max_length: got {config.max_length} for a prompt of {prompt} tokens; set max_new_tokens instead"
+        )
+    return config.max_length - prompt
 
 
 def _check_window(model: PreTrainedModel, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> None:

@@ -14,15 +14,15 @@ transforms each token on its own; the heads at the end of the file read the answ
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pellucid import encoder_heads as heads
 from pellucid import ops, outputs
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
-from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
+from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import BaseModelOutputWithPooling, ModelOutput
 
@@ -60,6 +60,11 @@ class AlbertConfig(PretrainedConfig):
         self.require(self.hidden_act in ops.ACTIVATIONS, "hidden_act", f"one of {sorted(ops.ACTIVATIONS)}")
         self.require(self.position_embedding_type == "absolute", "position_embedding_type", "'absolute'")
 
+    @property
+    def head_dropout(self) -> float:
+        """Rate of dropout before a classifier."""
+        return self.classifier_dropout_prob
+
 
 class AlbertEmbeddings(nn.Module):
     """Word, position and text-of-a-pair vectors, added and normalised: ids `[T]` → `[T, E]`."""
@@ -73,18 +78,9 @@ class AlbertEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
-        layout, input_ids, token_type_ids, position_ids, vectors = tokens
-        if input_ids is not None:
-            vectors = ops.embed(self.word_embeddings, input_ids)  # [T] → [T, E]
-        assert vectors is not None
-        if position_ids is None:
-            ops.check_length(layout.width, self.position_embeddings.num_embeddings)
-            position_ids = layout.positions(vectors.device)
-        if token_type_ids is None:
-            vectors = vectors + self.token_type_embeddings.weight[0]
-        else:
-            vectors = vectors + ops.embed(self.token_type_embeddings, token_type_ids, "token_type_ids")
-        vectors = vectors + ops.embed(self.position_embeddings, position_ids, "position_ids")
+        vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, E]
+        vectors = vectors + ops.embed_types(self.token_type_embeddings, tokens)
+        vectors = vectors + ops.embed_positions(self.position_embeddings, tokens)
         return self.dropout(self.LayerNorm(vectors))
 
 
@@ -170,7 +166,7 @@ class AlbertPreTrainedModel(PreTrainedModel):
     config: AlbertConfig
 
 
-class AlbertModel(AlbertPreTrainedModel):
+class AlbertModel(AlbertPreTrainedModel, heads.EncoderWithTokenTypes):
     """The body: ids in, one vector for each token out, and one for the sequence if there is a pooler."""
 
     def __init__(self, config: AlbertConfig, add_pooling_layer: bool = True) -> None:
@@ -180,130 +176,34 @@ class AlbertModel(AlbertPreTrainedModel):
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if add_pooling_layer else None
         self.post_init()
 
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
-        return_dict: bool | None = None, packed: PackedTokens | None = None,
-    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:  # fmt: skip
-        """Run the body.
-
-        Args:
-            input_ids: `[B, S]` vocabulary indices; exactly one of this, `inputs_embeds` and `packed`.
-            attention_mask: `[B, S]`, 0 at padding; or `[B, S, S]`, which tokens each token sees. Default: all real.
-            token_type_ids: `[B, S]`, 0 for the first text of a pair, 1 for the second. Default: all 0.
-            position_ids: `[B, S]`. Default: the column number.
-            inputs_embeds: `[B, S, E]` word vectors instead of ids.
-            output_attentions: return attention weights `[B, N, S, S]`: of all layers (`True`) or those listed.
-            output_hidden_states: return the states `[B, S, H]` before the first and after each layer.
-            return_dict: `False` gives a plain tuple.
-            packed: tokens that are packed already; results then stay packed, `[T, H]` in place of `[B, S, H]`.
-
-        Raises:
-            InputError: for shapes that do not fit, ids outside the vocabulary, or a text longer than the model reads.
-        """
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        want_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        want_maps = self.config.output_attentions if output_attentions is None else output_attentions
+    def encode(self, tokens: PackedTokens, want_maps: Asked, want_states: bool) -> BaseModelOutputWithPooling:
         hidden = self.embeddings(tokens)  # [T] → [T, E]
         hidden, states, maps = self.encoder(hidden, tokens.layout, want_maps, want_states)  # [T, E] → [T, H]
         pooled = None if self.pooler is None else self.pooler(tokens.layout.first(hidden)).tanh()  # [T, H] → [B, H]
-        if packed is not None:
-            return BaseModelOutputWithPooling(hidden, pooled, states, maps)
-        output = BaseModelOutputWithPooling(tokens.layout.unpack(hidden), pooled, states, maps)
-        return self.finish(output, tokens.layout, return_dict)
+        return BaseModelOutputWithPooling(hidden, pooled, states, maps)
 
 
-class AlbertHead(AlbertPreTrainedModel):
-    """The way through a model with a head: the body, then `read`, which takes the head's answer off it."""
+class AlbertHead(AlbertPreTrainedModel, heads.HeadWithTokenTypes):
+    """The way through a model with a head, around this body."""
 
-    pools: ClassVar[bool] = False
-    """Whether the head reads the vector of the sequence, and so needs the pooler."""
-    read: Callable[..., ModelOutput]
-    """`(body, layout, *labels)`: logits from the packed body, and the loss when there are labels."""
-
-    def __init__(self, config: AlbertConfig) -> None:
-        super().__init__(config)
-        self.albert = AlbertModel(config, add_pooling_layer=self.pools)
-        self.dropout = nn.Dropout(config.classifier_dropout_prob)
-        self.build(config)
-        self.post_init()
-
-    def build(self, config: AlbertConfig) -> None:
-        """Make the head's own layers."""
-
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, labels: Ids = None, output_attentions: Asked = None,
-        output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
-    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Run body and head: arguments as in `AlbertModel`, and the head's `labels`, which add a `loss`."""
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        return self.run(tokens, output_attentions, output_hidden_states, return_dict, labels)
-
-    def run(
-        self, tokens: PackedTokens, want_maps: Asked, want_states: bool | None, return_dict: bool | None, *labels: Ids
-    ) -> ModelOutput | tuple[Tensor, ...]:
-        """`forward` from packed tokens on, with as many `labels` as `read` takes."""
-        body = self.albert(packed=tokens, output_attentions=want_maps, output_hidden_states=want_states)
-        return self.finish(self.read(body, tokens.layout, *labels), tokens.layout, return_dict, body)
+    def make_body(self) -> AlbertModel:
+        return AlbertModel(self.config, add_pooling_layer=self.pools)
 
 
-class AlbertForSequenceClassification(AlbertHead):
+class AlbertForSequenceClassification(AlbertHead, heads.SequenceClassification):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
 
-    pools = True
 
-    def build(self, config: AlbertConfig) -> None:
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.classifier(self.dropout(body.pooler_output))  # [B, H] → [B, C]
-        return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
-
-
-class AlbertForMultipleChoice(AlbertHead):
+class AlbertForMultipleChoice(AlbertHead, heads.MultipleChoice):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
 
-    pools = True
 
-    def build(self, config: AlbertConfig) -> None:
-        self.classifier = nn.Linear(config.hidden_size, 1)
-
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.classifier(self.dropout(body.pooler_output)).view(-1, layout.choices)  # [B*C, H] → [B, C]
-        return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
-
-
-class AlbertForTokenClassification(AlbertHead):
+class AlbertForTokenClassification(AlbertHead, heads.TokenClassification):
     """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
 
-    def build(self, config: AlbertConfig) -> None:
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.classifier(self.dropout(body.last_hidden_state))  # [T, H] → [T, C]
-        return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
-
-
-class AlbertForQuestionAnswering(AlbertHead):
+class AlbertForQuestionAnswering(AlbertHead, heads.QuestionAnsweringWithTokenTypes):
     """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
-
-    def build(self, config: AlbertConfig) -> None:
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-
-    def forward(  # type: ignore[override]  # a head with two labels
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, start_positions: Ids = None, end_positions: Ids = None,
-        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
-        packed: PackedTokens | None = None,
-    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Arguments as in `AlbertModel`; positions of the answer's first and last token add a `loss`."""
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        return self.run(tokens, output_attentions, output_hidden_states, return_dict, start_positions, end_positions)
-
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, start_at: Ids, end_at: Ids) -> ModelOutput:
-        start, end = layout.unpack_spans(self.qa_outputs(body.last_hidden_state))  # [T, H] → [T, 2] → [B, S] each
-        return outputs.QuestionAnsweringModelOutput(ops.span_loss(start, end, start_at, end_at), start, end)
 
 
 class AlbertMLMHead(nn.Module):
@@ -323,7 +223,7 @@ class AlbertMLMHead(nn.Module):
         return self.decoder(self.LayerNorm(self.activation(self.dense(hidden))))  # [T, H] → [T, E] → [T, V]
 
 
-class AlbertForMaskedLM(AlbertHead):
+class AlbertForMaskedLM(AlbertHead, heads.MaskedLM):
     """The word behind each `[MASK]`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
 
     output_embeddings = "predictions.decoder"
@@ -335,9 +235,8 @@ class AlbertForMaskedLM(AlbertHead):
     def build(self, config: AlbertConfig) -> None:
         self.predictions = AlbertMLMHead(config)
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.predictions(body.last_hidden_state)  # [T, H] → [T, V]
-        return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+    def logits(self, body: Any) -> Tensor:
+        return self.predictions(body.last_hidden_state)  # [T, H] → [T, V]
 
 
 class AlbertSOPHead(nn.Module):
@@ -368,16 +267,13 @@ class AlbertForPreTraining(AlbertForMaskedLM):
         packed: PackedTokens | None = None,
     ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Arguments as in `AlbertModel`; `labels` `[B, S]` of the masked words and `sentence_order_label` `[B]`."""
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
         return self.run(tokens, output_attentions, output_hidden_states, return_dict, labels, sentence_order_label)
 
-    def read(  # type: ignore[override]  # a head with two labels
-        self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids, order: Ids
-    ) -> ModelOutput:
-        words, sop = self.predictions(body.last_hidden_state), self.sop_classifier(body.pooler_output)  # [T, V], [B, 2]
-        parts = ops.token_loss(words, labels, layout), ops.label_loss(sop, order)
-        loss = None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
-        return outputs.AlbertForPreTrainingOutput(loss, layout.unpack(words), sop)
+    def read(self, body: Any, layout: Layout, labels: Ids, order: Ids = None) -> ModelOutput:
+        words, pair = super().read(body, layout, labels), self.sop_classifier(body.pooler_output)  # [B, 2]
+        loss = None if labels is None or order is None else words["loss"] + ops.cross_entropy(pair, order)
+        return outputs.AlbertForPreTrainingOutput(loss, words["logits"], pair)
 
 
 CONFIG = AlbertConfig

@@ -233,7 +233,7 @@ class BartPreTrainedModel(PreTrainedModel):
     config: BartConfig
     base_model_prefix = "model"
     input_embeddings = "shared"
-    computed = ("*encoder.version", "*decoder.version")
+    computed: ClassVar[tuple[str, ...]] = ("*encoder.version", "*decoder.version")
     positions_class: type[nn.Module] = LearnedPositions
 
     def init_parameter(self, module: nn.Module, name: str, parameter: Tensor) -> None:
@@ -333,8 +333,8 @@ class BartModel(BartPreTrainedModel, EncoderDecoder):
 
     tied = {"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"}
     word_tensors = tuple(tied)
-    encoder_class: type[BartStack] = BartEncoder
-    decoder_class: type[BartStack] = BartDecoder
+    encoder_class: type[BartEncoder] = BartEncoder
+    decoder_class: type[BartDecoder] = BartDecoder
 
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config)
@@ -421,7 +421,7 @@ class BartForCausalLM(BartPreTrainedModel, DecoderAlone):
     output_embeddings = "lm_head"
     tied = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
     renames = (*PreTrainedModel.renames, ("shared.weight", "decoder.embed_tokens.weight"))
-    decoder_class: type[BartStack] = BartDecoder
+    decoder_class: type[BartDecoder] = BartDecoder
 
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config)

@@ -13,7 +13,6 @@ vector of the first token; the heads at the end of the file read the answer off 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, ClassVar
 
 import torch
@@ -77,18 +76,10 @@ class BertEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
-        vectors = tokens.inputs_embeds
-        if tokens.input_ids is not None:
-            vectors = ops.embed(self.word_embeddings, tokens.input_ids)  # [T] → [T, H]
-        assert vectors is not None
-        vectors = vectors + ops.embed_types(self.token_type_embeddings, tokens.token_type_ids)
-        positions = self.number(tokens) if tokens.position_ids is None else tokens.position_ids
-        return self.dropout(self.LayerNorm(vectors + ops.embed(self.position_embeddings, positions, "position_ids")))
-
-    def number(self, tokens: PackedTokens) -> Tensor:
-        """Positions `[T]` of tokens that came without: their columns."""
-        ops.check_length(tokens.layout.width, self.position_embeddings.num_embeddings)
-        return tokens.layout.positions(self.position_embeddings.weight.device)
+        vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, H]
+        vectors = vectors + ops.embed_types(self.token_type_embeddings, tokens)
+        vectors = vectors + ops.embed_positions(self.position_embeddings, tokens)
+        return self.dropout(self.LayerNorm(vectors))
 
 
 class BertSelfAttention(nn.Module):
@@ -165,19 +156,11 @@ class BertLayer(nn.Module):
         return self.output(self.intermediate(attended), attended), maps
 
 
-class BertEncoder(nn.Module):
+class BertEncoder(heads.LayerStack):
     """The layers, one after another."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False
-
-    def forward(
-        self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
-        recompute = self.gradient_checkpointing and self.training
-        return ops.run_layers(self.layer, hidden, layout, want_maps, want_states, recompute)
+        super().__init__(BertLayer(config) for _ in range(config.num_hidden_layers))
 
 
 class BertPooler(nn.Module):
@@ -212,9 +195,7 @@ class BertModel(BertPreTrainedModel, heads.EncoderWithTokenTypes):
         self.pooler = BertPooler(config) if add_pooling_layer else None
         self.post_init()
 
-    def encode(
-        self, tokens: PackedTokens, want_maps: bool | Collection[int], want_states: bool
-    ) -> BaseModelOutputWithPooling:
+    def encode(self, tokens: PackedTokens, want_maps: Asked, want_states: bool) -> BaseModelOutputWithPooling:
         hidden = self.embeddings(tokens)  # [T] → [T, H]
         hidden, states, maps = self.encoder(hidden, tokens.layout, want_maps, want_states)
         pooled = None if self.pooler is None else self.pooler(tokens.layout.first(hidden))  # [T, H] → [B, H]
@@ -233,13 +214,9 @@ class BertHead(BertPreTrainedModel, heads.HeadWithTokenTypes):
 class BertForSequenceClassification(BertHead, heads.SequenceClassification):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
 
-    pools = True
-
 
 class BertForMultipleChoice(BertHead, heads.MultipleChoice):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
-
-    pools = True
 
 
 class BertForTokenClassification(BertHead, heads.TokenClassification):
@@ -309,10 +286,8 @@ class BertLMHeadModel(heads.NextWord, BertForMaskedLM):
     """The next word after each token, for a BERT with `is_decoder=True`; `labels` `[B, S]` are the ids themselves."""
 
 
-class BertForNextSentencePrediction(BertHead):
+class BertForNextSentencePrediction(BertHead, heads.TextHead):
     """Whether the second text follows the first: class 0 if so, class 1 if not; `labels` `[B]`."""
-
-    pools = True
 
     def build(self, config: BertConfig) -> None:
         self.cls = BertPreTrainingHeads(config, words=False, pairs=True)
@@ -352,10 +327,8 @@ HEADS = {
     "ForSequenceClassification": BertForSequenceClassification, "ForMultipleChoice": BertForMultipleChoice,
     "ForTokenClassification": BertForTokenClassification, "ForQuestionAnswering": BertForQuestionAnswering,
 }  # fmt: skip
-TINY = {
-    "vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "max_position_embeddings": 40,
-}  # fmt: skip
+TINY = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+        "max_position_embeddings": 40}  # fmt: skip
 VARIANTS = [
     {"hidden_act": "relu", "num_attention_heads": 1, "num_hidden_layers": 1},
     {"hidden_act": "gelu_new", "tie_word_embeddings": False, "type_vocab_size": 3, "layer_norm_eps": 1e-5},

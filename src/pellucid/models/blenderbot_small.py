@@ -94,6 +94,6 @@ HEADS = {
 }
 TINY = bart.TINY
 VARIANTS = [
-    {"activation_function": "relu", "scale_embedding": True, "encoder_layers": 1, "decoder_attention_heads": 2},
+    {"activation_function": "relu", "encoder_layers": 1, "decoder_attention_heads": 2},
     {"tie_word_embeddings": False, "decoder_layers": 3, "activation_function": "silu", "encoder_attention_heads": 1},
 ]

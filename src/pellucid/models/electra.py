@@ -13,20 +13,21 @@ discriminator are the same body with different heads: `ElectraForMaskedLM` and `
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pellucid import encoder_heads as heads
 from pellucid import ops, outputs
 from pellucid.config import Rate, Size
-from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
+from pellucid.layout import Asked, Ids, Layout, PackedTokens
 from pellucid.model import PreTrainedModel
-from pellucid.models.bert import BertConfig, BertLayer
+from pellucid.models import bert
 from pellucid.outputs import BaseModelOutput, ModelOutput
 
 
-class ElectraConfig(BertConfig):
+class ElectraConfig(bert.BertConfig):
     """Sizes and rates of an ELECTRA; the defaults are those of google/electra-small-discriminator."""
 
     model_type = "electra"
@@ -59,35 +60,10 @@ class ElectraEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
-        vectors = tokens.inputs_embeds
-        if tokens.input_ids is not None:
-            vectors = ops.embed(self.word_embeddings, tokens.input_ids)  # [T] → [T, E]
-        assert vectors is not None
-        position_ids = tokens.position_ids
-        if position_ids is None:
-            ops.check_length(tokens.layout.width, self.position_embeddings.num_embeddings)
-            position_ids = tokens.layout.positions(vectors.device)
-        if tokens.token_type_ids is None:
-            vectors = vectors + self.token_type_embeddings.weight[0]
-        else:
-            vectors = vectors + ops.embed(self.token_type_embeddings, tokens.token_type_ids, "token_type_ids")
-        vectors = vectors + ops.embed(self.position_embeddings, position_ids, "position_ids")
+        vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, E]
+        vectors = vectors + ops.embed_types(self.token_type_embeddings, tokens)
+        vectors = vectors + ops.embed_positions(self.position_embeddings, tokens)
         return self.dropout(self.LayerNorm(vectors))
-
-
-class ElectraEncoder(nn.Module):
-    """BERT's layers, one after another."""
-
-    def __init__(self, config: ElectraConfig) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
-        self.gradient_checkpointing = False
-
-    def forward(
-        self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
-        recompute = self.gradient_checkpointing and self.training
-        return ops.run_layers(self.layer, hidden, layout, want_maps, want_states, recompute)
 
 
 class ElectraPreTrainedModel(PreTrainedModel):
@@ -99,77 +75,29 @@ class ElectraPreTrainedModel(PreTrainedModel):
     config: ElectraConfig
 
 
-class ElectraModel(ElectraPreTrainedModel):
+class ElectraModel(ElectraPreTrainedModel, heads.EncoderWithTokenTypes):
     """The body: ids in, one vector for each token out."""
 
     def __init__(self, config: ElectraConfig) -> None:
         super().__init__(config)
         self.embeddings = ElectraEmbeddings(config)
-        self.embeddings_project = (
-            nn.Linear(config.embedding_size, config.hidden_size)
-            if config.embedding_size != config.hidden_size
-            else None
-        )
-        self.encoder = ElectraEncoder(config)
+        widens = config.embedding_size != config.hidden_size
+        self.embeddings_project = nn.Linear(config.embedding_size, config.hidden_size) if widens else None
+        self.encoder = bert.BertEncoder(config)
         self.post_init()
 
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
-        return_dict: bool | None = None, packed: PackedTokens | None = None,
-    ) -> BaseModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Run the body.
-
-        Args:
-            input_ids: `[B, S]` vocabulary indices; exactly one of this, `inputs_embeds` and `packed`.
-            attention_mask: `[B, S]`, 0 at padding; or `[B, S, S]`, which tokens each token sees. Default: all real.
-            token_type_ids: `[B, S]`, 0 for the first text of a pair, 1 for the second. Default: all 0.
-            position_ids: `[B, S]`. Default: the column number.
-            inputs_embeds: `[B, S, E]` word vectors instead of ids.
-            output_attentions: return attention weights `[B, N, S, S]`: of all layers (`True`) or those listed.
-            output_hidden_states: return the states `[B, S, H]` before the first and after each layer.
-            return_dict: `False` gives a plain tuple.
-            packed: tokens that are packed already; results then stay packed, `[T, H]` in place of `[B, S, H]`.
-
-        Raises:
-            InputError: for shapes that do not fit, ids outside the vocabulary, or a text longer than the model reads.
-        """
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        want_maps, want_states = self.wanted(output_attentions, output_hidden_states)
+    def encode(self, tokens: PackedTokens, want_maps: Asked, want_states: bool) -> BaseModelOutput:
         hidden = self.embeddings(tokens)  # [T] → [T, E]
         if self.embeddings_project is not None:
             hidden = self.embeddings_project(hidden)  # [T, E] → [T, H]
-        hidden, states, maps = self.encoder(hidden, tokens.layout, want_maps, want_states)
-        if packed is not None:
-            return BaseModelOutput(hidden, states, maps)
-        output = BaseModelOutput(tokens.layout.unpack(hidden), states, maps)
-        return self.finish(output, tokens.layout, return_dict)
+        return BaseModelOutput(*self.encoder(hidden, tokens.layout, want_maps, want_states))
 
 
-class ElectraHead(ElectraPreTrainedModel, ABC):
-    """The way through a model with a head: the body, then `read`, which takes the head's answer off it."""
+class ElectraHead(ElectraPreTrainedModel, heads.HeadWithTokenTypes):
+    """The way through a model with a head, around this body."""
 
-    def __init__(self, config: ElectraConfig) -> None:
-        super().__init__(config)
-        self.electra = ElectraModel(config)
-
-    @abstractmethod
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        """Logits, and the loss when there are labels, from the packed states `[T, H]`."""
-
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, labels: Ids = None,
-        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
-        packed: PackedTokens | None = None,
-    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Run body and head: arguments as in `ElectraModel`, and the head's `labels`, which add a `loss`."""
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.electra(
-            packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states
-        )
-        output = self.read(body.last_hidden_state, tokens.layout, labels)
-        return self.finish(output, tokens.layout, return_dict, body)
+    def make_body(self) -> ElectraModel:
+        return ElectraModel(self.config)
 
 
 class ElectraDiscriminatorPredictions(nn.Module):
@@ -194,13 +122,11 @@ class ElectraForPreTrainingOutput(outputs.LossAndLogits):
 class ElectraForPreTraining(ElectraHead):
     """The discriminator: which tokens were replaced; `labels` `[B, S]` are 1 at those, 0 elsewhere, -100 left out."""
 
-    def __init__(self, config: ElectraConfig) -> None:
-        super().__init__(config)
+    def build(self, config: ElectraConfig) -> None:
         self.discriminator_predictions = ElectraDiscriminatorPredictions(config)
-        self.post_init()
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        logits = self.discriminator_predictions(hidden)  # [T, H] → [T]
+    def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
+        logits = self.discriminator_predictions(body.last_hidden_state)  # [T, H] → [T]
         loss = None
         if labels is not None:
             targets = layout.pack_labels(labels)  # [B, S] → [T]
@@ -224,34 +150,22 @@ class ElectraGeneratorPredictions(nn.Module):
         return self.LayerNorm(self.activation(self.dense(hidden)))
 
 
-class ElectraForMaskedLM(ElectraHead):
+class ElectraForMaskedLM(ElectraHead, heads.MaskedLM):
     """The generator: the word behind each `[MASK]`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
 
     output_embeddings = "generator_lm_head"
     tied = {"generator_lm_head.weight": "electra.embeddings.word_embeddings.weight"}
 
-    def __init__(self, config: ElectraConfig) -> None:
-        super().__init__(config)
+    def build(self, config: ElectraConfig) -> None:
         self.generator_predictions = ElectraGeneratorPredictions(config)
         self.generator_lm_head = nn.Linear(config.embedding_size, config.vocab_size)
-        self.post_init()
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        logits = self.generator_lm_head(self.generator_predictions(hidden))  # [T, H] → [T, E] → [T, V]
-        return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+    def logits(self, body: Any) -> Tensor:
+        return self.generator_lm_head(self.generator_predictions(body.last_hidden_state))  # [T, H] → [T, E] → [T, V]
 
 
-class ElectraForCausalLM(ElectraForMaskedLM):
+class ElectraForCausalLM(heads.NextWord, ElectraForMaskedLM):
     """The next word after each token, with `is_decoder=True`; `labels` `[B, S]` are the ids themselves."""
-
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        logits = self.generator_lm_head(self.generator_predictions(hidden))  # [T, H] → [T, E] → [T, V]
-        return outputs.CausalLMOutput(ops.next_token_loss(logits, labels, layout), layout.unpack(logits))
-
-
-def classifier_dropout(config: ElectraConfig) -> nn.Dropout:
-    """Dropout of the classifiers: a rate of their own, or that of the layers."""
-    return nn.Dropout(config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout)
 
 
 class ElectraClassificationHead(nn.Module):
@@ -263,38 +177,25 @@ class ElectraClassificationHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ops.activation("gelu")  # whatever the layers use
-        self.dropout = classifier_dropout(config)
+        self.dropout = nn.Dropout(config.head_dropout)
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, first: Tensor) -> Tensor:
         return self.out_proj(self.dropout(self.activation(self.dense(self.dropout(first)))))
 
 
-class ElectraForSequenceClassification(ElectraHead):
+class ElectraForSequenceClassification(ElectraHead, heads.SequenceClassification):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
 
-    def __init__(self, config: ElectraConfig) -> None:
-        super().__init__(config)
+    def build(self, config: ElectraConfig) -> None:
         self.classifier = ElectraClassificationHead(config)
-        self.post_init()
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        logits = self.classifier(layout.first(hidden))  # [T, H] → [B, C]
-        return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
+    def logits(self, body: Any, layout: Layout) -> Tensor:
+        return self.classifier(layout.first(body.last_hidden_state))  # [T, H] → [B, H] → [B, C]
 
 
-class ElectraForTokenClassification(ElectraHead):
+class ElectraForTokenClassification(ElectraHead, heads.TokenClassification):
     """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
-
-    def __init__(self, config: ElectraConfig) -> None:
-        super().__init__(config)
-        self.dropout = classifier_dropout(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
-
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        logits = self.classifier(self.dropout(hidden))  # [T, H] → [T, C]
-        return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
 
 
 class ElectraSequenceSummary(nn.Module):
@@ -311,45 +212,19 @@ class ElectraSequenceSummary(nn.Module):
         return self.last_dropout(self.activation(self.summary(first)))
 
 
-class ElectraForMultipleChoice(ElectraHead):
+class ElectraForMultipleChoice(ElectraHead, heads.MultipleChoice):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
 
-    def __init__(self, config: ElectraConfig) -> None:
-        super().__init__(config)
+    def build(self, config: ElectraConfig) -> None:
         self.sequence_summary = ElectraSequenceSummary(config)
         self.classifier = nn.Linear(config.hidden_size, 1)
-        self.post_init()
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None) -> ModelOutput:
-        summary = self.sequence_summary(layout.first(hidden))  # [T, H] → [B*C, H]
-        logits = self.classifier(summary).view(-1, layout.choices)  # [B*C, H] → [B, C]
-        return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
+    def logits(self, body: Any, layout: Layout) -> Tensor:
+        return self.classifier(self.sequence_summary(layout.first(body.last_hidden_state)))  # [T, H] → [B * C, 1]
 
 
-class ElectraForQuestionAnswering(ElectraPreTrainedModel):
+class ElectraForQuestionAnswering(ElectraHead, heads.QuestionAnsweringWithTokenTypes):
     """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
-
-    def __init__(self, config: ElectraConfig) -> None:
-        super().__init__(config)
-        self.electra = ElectraModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
-
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, start_positions: Ids = None, end_positions: Ids = None,
-        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
-        packed: PackedTokens | None = None,
-    ) -> outputs.QuestionAnsweringModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Arguments as in `ElectraModel`; positions of the answer's first and last token add a `loss`."""
-        tokens = packed or pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        body = self.electra(
-            packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states
-        )
-        logits = self.qa_outputs(body.last_hidden_state)  # [T, H] → [T, 2]
-        start, end = tokens.layout.unpack_spans(logits)  # [B, S] each
-        loss = ops.span_loss(start, end, start_positions, end_positions)
-        return self.finish(outputs.QuestionAnsweringModelOutput(loss, start, end), tokens.layout, return_dict, body)
 
 
 CONFIG = ElectraConfig

@@ -48,7 +48,7 @@ class MarianPreTrainedModel(bart.BartPreTrainedModel):
     config_class = MarianConfig
     config: MarianConfig
     positions_class = bart.WavePositions
-    may_lack = ("*embed_positions.weight",)
+    may_lack: ClassVar[tuple[str, ...]] = ("*embed_positions.weight",)
 
     def separate(self, config: MarianConfig) -> None:
         """Without a table that both stacks share, nothing is tied to it, and the encoder's is the first."""

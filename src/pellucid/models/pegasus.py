@@ -37,7 +37,7 @@ class PegasusPreTrainedModel(bart.BartPreTrainedModel):
     config_class = PegasusConfig
     config: PegasusConfig
     positions_class = bart.WavePositions
-    may_lack = ("*embed_positions.weight",)
+    may_lack: ClassVar[tuple[str, ...]] = ("*embed_positions.weight",)
 
 
 class PegasusEncoder(PegasusPreTrainedModel, bart.BartEncoder):

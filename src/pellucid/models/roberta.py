@@ -3,22 +3,24 @@
 Liu et al. 2019, "RoBERTa: A Robustly Optimized BERT Pretraining Approach", arXiv:1907.11692.
 Checkpoints: roberta-base, roberta-large, distilroberta-base, cardiffnlp/twitter-roberta-base-sentiment-latest.
 
-Axes and the way through are those of `bert.py`: embeddings, layers, pooler, and `BertHead` from body to answer. Here
-stands what differs: `RobertaEmbeddings` counts positions from `pad_token_id + 1` on and passes over ids of padding,
-and `RobertaLMHead` and `RobertaClassificationHead` stand where BERT has its heads for words and for a class.
+Axes and the way through are those of `bert.py`: embeddings, layers, pooler, and the heads that all encoders share.
+Here stands what differs: positions are counted from `pad_token_id + 1` on and pass over ids of padding (`pack`), and
+`RobertaLMHead` and `RobertaClassificationHead` stand where BERT has its heads for words and for a class.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from pellucid import ops, outputs
+from pellucid import encoder_heads as heads
+from pellucid import ops
 from pellucid.cache import Cache
 from pellucid.config import Size
-from pellucid.layout import Ids, Layout, PackedTokens, pack_tokens
+from pellucid.layout import Ids, Layout, PackedTokens, count_packed, count_real, pack_tokens
 from pellucid.models import bert
-from pellucid.outputs import BaseModelOutputWithPooling, ModelOutput
 
 
 class RobertaConfig(bert.BertConfig):
@@ -50,29 +52,12 @@ class RobertaConfig(bert.BertConfig):
 
 
 class RobertaEmbeddings(bert.BertEmbeddings):
-    """Word, position and text-of-a-pair vectors as in BERT, with positions of their own: ids `[T]` → `[T, H]`."""
+    """As in BERT, but for the position of padding, which has a vector that is never learnt: ids `[T]` → `[T, H]`."""
 
     def __init__(self, config: RobertaConfig) -> None:
         super().__init__(config)
-        self.padding, self.readable = config.padding, config.readable_tokens
         size = config.hidden_size
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, size, padding_idx=config.padding)
-
-    def count(self, ids: Tensor, seen: int = 0) -> Tensor:
-        """Positions of ids, `[..., S]` both: real ones are counted, after `seen` cached ones; padding has its own."""
-        real = ids != self.padding
-        places = real.cumsum(-1) + seen
-        if ids.shape[-1] + seen > self.readable:  # padding does not count, so that a wide row may have room
-            ops.check_length(int(places.max()), self.readable)
-        return places * real + self.padding
-
-    def number(self, layout: Layout, ids: Ids) -> Tensor:
-        """Positions `[T]` of tokens that came without; vectors do not tell which are padding, so all are counted."""
-        if ids is None:
-            ops.check_length(layout.width, self.readable)
-            return layout.positions(self.position_embeddings.weight.device) + self.padding + 1
-        rows = [ids.narrow(0, start, count * length).view(count, length) for start, count, length in layout.runs]
-        return torch.cat([ids[:0], *(self.count(row).flatten() for row in rows)])
 
 
 class RobertaPreTrainedModel(bert.BertPreTrainedModel):
@@ -87,11 +72,14 @@ class RobertaPreTrainedModel(bert.BertPreTrainedModel):
         inputs_embeds: Ids = None, cache: Cache | None = None, packed: PackedTokens | None = None,
     ) -> PackedTokens:  # fmt: skip
         """The entrance; a batch is counted before it is packed, because ids that are masked but no padding count."""
+        padding, limit = self.config.padding, self.config.readable_tokens
         if packed is None and position_ids is None and input_ids is not None and input_ids.dim() > 1:
-            embeddings = self.base_model.get_submodule("embeddings")
-            assert isinstance(embeddings, RobertaEmbeddings)
-            position_ids = embeddings.count(input_ids, 0 if cache is None else cache.get_seq_length())
-        return pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
+            seen = 0 if cache is None else cache.get_seq_length()
+            position_ids = count_real(input_ids, padding, limit, seen)
+        tokens = pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
+        if tokens.position_ids is None:
+            tokens = tokens._replace(position_ids=count_packed(tokens, padding, limit, self.device))
+        return tokens
 
 
 class RobertaModel(RobertaPreTrainedModel, bert.BertModel):
@@ -101,7 +89,7 @@ class RobertaModel(RobertaPreTrainedModel, bert.BertModel):
 
 
 class RobertaHead(RobertaPreTrainedModel, bert.BertHead):
-    """BERT's way through a model with a head, around this body."""
+    """The way through a model with a head, around this body."""
 
     body_class = RobertaModel
 
@@ -123,10 +111,9 @@ class RobertaLMHead(nn.Module):
         return self.decoder(self.layer_norm(self.activation(self.dense(hidden))))
 
 
-class RobertaWordHead(RobertaHead):
-    """What the heads that score words have in common: `lm_head` and its ties."""
+class RobertaForMaskedLM(RobertaHead, heads.MaskedLM):
+    """The word behind each `<mask>`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
 
-    word_head = "lm_head"
     output_embeddings = "lm_head.decoder"
     tied = {
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
@@ -136,43 +123,40 @@ class RobertaWordHead(RobertaHead):
     def build(self, config: bert.BertConfig) -> None:
         self.lm_head = RobertaLMHead(config)
 
+    def logits(self, body: Any) -> Tensor:
+        return self.lm_head(body.last_hidden_state)  # [T, H] → [T, V]
 
-class RobertaForMaskedLM(RobertaWordHead, bert.BertForMaskedLM):
-    """The word behind each `<mask>`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
 
-
-class RobertaForCausalLM(RobertaWordHead, bert.BertLMHeadModel):
+class RobertaForCausalLM(RobertaForMaskedLM, bert.BertLMHeadModel):
     """The next word after each token, with `is_decoder=True`; `labels` `[B, S]` are the ids themselves."""
 
 
 class RobertaClassificationHead(nn.Module):
     """A dense layer and the classes, on the vector of the first token: `[B, H]` → `[B, C]`."""
 
-    def __init__(self, config: bert.BertConfig, dropout: nn.Dropout) -> None:
+    def __init__(self, config: bert.BertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = dropout
+        self.dropout = nn.Dropout(config.head_dropout)
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, first: Tensor) -> Tensor:
         return self.out_proj(self.dropout(self.dense(self.dropout(first)).tanh()))
 
 
-class RobertaForSequenceClassification(RobertaHead):
+class RobertaForSequenceClassification(RobertaHead, heads.SequenceClassification):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
 
     pools = False
 
     def build(self, config: bert.BertConfig) -> None:
-        self.classifier = RobertaClassificationHead(config, self.dropout)
+        self.classifier = RobertaClassificationHead(config)
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        assert body.last_hidden_state is not None
-        logits = self.classifier(layout.first(body.last_hidden_state))  # [T, H] → [B, H] → [B, C]
-        return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
+    def logits(self, body: Any, layout: Layout) -> Tensor:
+        return self.classifier(layout.first(body.last_hidden_state))  # [T, H] → [B, H] → [B, C]
 
 
-class RobertaForMultipleChoice(RobertaHead, bert.BertForMultipleChoice):
+class RobertaForMultipleChoice(RobertaHead, heads.MultipleChoice):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
 
     def build(self, config: bert.BertConfig) -> None:
@@ -180,11 +164,11 @@ class RobertaForMultipleChoice(RobertaHead, bert.BertForMultipleChoice):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)  # classifier_dropout is not for this head
 
 
-class RobertaForTokenClassification(RobertaHead, bert.BertForTokenClassification):
+class RobertaForTokenClassification(RobertaHead, heads.TokenClassification):
     """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
 
 
-class RobertaForQuestionAnswering(RobertaHead, bert.BertForQuestionAnswering):
+class RobertaForQuestionAnswering(RobertaHead, heads.QuestionAnsweringWithTokenTypes):
     """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
 
 

@@ -1,8 +1,7 @@
 """T5: an encoder that reads and a decoder that writes, in which distances between tokens take the place of positions.
 
 Raffel et al. 2019, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
-arXiv:1910.10683. Version 1.1 has gates in the feed-forward networks (Shazeer 2020, arXiv:2002.05202) and reads words
-out with a layer of their own; FLAN-T5 and ByT5 have that form.
+arXiv:1910.10683. Version 1.1, and with it FLAN-T5 and ByT5, has gates (Shazeer 2020, arXiv:2002.05202).
 Checkpoints: google-t5/t5-small, google/t5-v1_1-base, google/flan-t5-base, google/byt5-small.
 
 Axes: `B` batch, `S` the decoder's sequence, `source` the encoder's, `T` packed tokens, `H` hidden (`d_model`),
@@ -36,9 +35,8 @@ Bias = Sequence[Tensor]  # what distances add to attention scores, run by run of
 class T5Config(PretrainedConfig):
     """Sizes and rates of a T5; the defaults are those of t5-small.
 
-    `feed_forward_proj` is the name of an activation, for gates with `gated-` before it; `gated-gelu` is GELU by the
-    tanh formula. `tie_word_embeddings=False` is version 1.1: words are read out by a layer of their own, and the
-    decoder's states are not made smaller before (`scale_decoder_outputs`).
+    `feed_forward_proj` is an activation, for gates with `gated-` before it. `tie_word_embeddings=False` is version 1.1:
+    words are read out by a layer of their own, and the states not made smaller before (`scale_decoder_outputs`).
     """
 
     model_type = "t5"
@@ -127,10 +125,7 @@ class T5RelativeBias(nn.Module):
 
 
 class T5Attention(nn.Module):
-    """Tokens gather from tokens of their own text, or across from another one: `[T, H]` → `[T, H]`.
-
-    Scores are not divided by `sqrt(D)`: the random numbers that queries start from are smaller instead.
-    """
+    """Tokens gather from tokens of their own text, or across from another one: `[T, H]` → `[T, H]`."""
 
     joined: tuple[str, ...] = ("q", "k", "v")  # a speed form may compute these at once
 
@@ -225,7 +220,7 @@ class T5PreTrainedModel(PreTrainedModel):
     def _initialize(self, names: list[str], dtype: torch.dtype | None = None) -> None:
         super()._initialize(names, dtype)
         for name in names:
-            if name.endswith(".q.weight"):  # in place of the division of scores
+            if name.endswith(".q.weight"):  # because scores are not divided by sqrt(D)
                 self.get_parameter(name).mul_(self.config.d_kv**-0.5)
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
@@ -260,13 +255,12 @@ class T5Stack(T5PreTrainedModel):
         if tokens.input_ids is not None:
             hidden = ops.embed(self.embed_tokens, tokens.input_ids)  # [T] → [T, H]
         bias = self.get_submodule("block.0.layer.0.SelfAttention.relative_attention_bias")(layout, layout.memory(0))
-        asked, recompute = self.wanted(output_attentions, output_hidden_states), self.gradient_checkpointing
-        hidden, states, pairs = ops.run_layers(
-            self.block, self.dropout(hidden), layout, *asked, recompute and self.training, bias, source
-        )
+        asked = self.wanted(output_attentions, output_hidden_states)
+        again, hidden = self.gradient_checkpointing and self.training, self.dropout(hidden)
+        hidden, states, pairs = ops.run_layers(self.block, hidden, layout, *asked, again, bias, source)
         hidden = self.dropout(self.final_layer_norm(hidden))
         states = None if states is None else (*states[:-1], hidden)
-        maps, cross = (None, None) if pairs is None else zip(*pairs, strict=True)
+        maps, cross = (None if pairs is None else tuple(pair[which] for pair in pairs) for which in (0, 1))
         if self.writes:
             return outputs.BaseModelOutputWithPastAndCrossAttentions(hidden, layout.close(), states, maps, cross)
         if packed is not None:

@@ -1,0 +1,1 @@
+"""Writing text with a model: settings, logits processors, stopping criteria, and the loops that decode."""
