@@ -95,7 +95,8 @@ def cases(variants: bool = True) -> list[Case]:
     found = []
     for stem, module in MODULES.items():
         numbers = range(len(module.VARIANTS) + 1) if variants else [0]
-        found += [Case(stem, head, number) for head in module.HEADS for number in numbers]
+        heads = {model_class: head for head, model_class in reversed(module.HEADS.items())}  # its first name counts
+        found += [Case(stem, head, number) for head in module.HEADS if head in heads.values() for number in numbers]
     return found
 
 

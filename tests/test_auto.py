@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
-import re
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers.models.auto import modeling_auto as reference
 
 import pellucid
 from architectures import MODULES, Case
 from pellucid import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForTextEncoding, auto
 from pellucid.errors import ConfigError, InputError, PellucidError
-from pellucid.model import PreTrainedModel
 
 MAPPINGS = {
     AutoModel: reference.MODEL_MAPPING_NAMES,
@@ -43,14 +38,14 @@ def test_every_auto_class_is_compared() -> None:
 @pytest.mark.parametrize("auto_class", MAPPINGS, ids=lambda auto_class: auto_class.__name__)
 @pytest.mark.parametrize("stem", MODULES)
 def test_heads_are_those_of_the_reference(stem: str, auto_class: type[AutoModel]) -> None:
-    config = MODULES[stem].CONFIG()
+    config = MODULES[stem].CONFIG(**MODULES[stem].TINY)
     if (wanted := MAPPINGS[auto_class].get(config.model_type)) is not None:
         assert auto_class.model_class(config).__name__ in (wanted if isinstance(wanted, tuple) else (wanted,))
 
 
 @pytest.mark.parametrize("stem", MODULES)
 def test_each_head_of_a_file_is_the_answer_to_its_auto_class(stem: str) -> None:
-    config = MODULES[stem].CONFIG()
+    config = MODULES[stem].CONFIG(**MODULES[stem].TINY)
     classes = {auto_class.head: auto_class for auto_class in MAPPINGS}
     for head, model_class in MODULES[stem].HEADS.items():
         assert head not in classes or classes[head].model_class(config) is model_class
@@ -63,7 +58,7 @@ def test_heads_that_stand_in_for_others() -> None:
     assert AutoModelForTextEncoding.model_class(AutoConfig.for_model("bert")).__name__ == "BertModel"
     with pytest.raises(InputError, match="AutoModelForTextEncoding: llama has no such head; it has AutoModelForPreT"):
         AutoModelForTextEncoding.model_class(AutoConfig.for_model("llama"))
-    with pytest.raises(InputError, match="AutoModelForTextEncoding: bart has no such head; it has .*ForSeq2SeqLM"):
+    with pytest.raises(InputError, match=r"AutoModelForTextEncoding: bart has no such head; it has .*ForSeq2SeqLM"):
         AutoModelForTextEncoding.model_class(AutoConfig.for_model("bart"))
 
 
@@ -90,14 +85,6 @@ def test_a_model_type_that_is_no_name_is_one_short_line(model_type: Any, tmp_pat
     assert "\n" not in str(caught.value)
 
 
-def saved(case: Case, folder: Path, **changes: Any) -> Path:
-    """A small checkpoint whose `config.json` says something else than its weights."""
-    case.model().save_pretrained(folder)
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    return folder
-
-
 def whole_numbers(case: Case) -> dict[str, int]:
     config = MODULES[case.stem].CONFIG(**case.settings())
     found = {name: getattr(config, name) for name in type(config).fields() if not name.endswith("_token_id")}
@@ -109,28 +96,26 @@ def test_sizes_of_every_architecture_are_looked_at() -> None:
 
 
 @pytest.mark.parametrize("case", SAVED, ids=lambda case: case.stem)
-def test_a_configuration_that_contradicts_the_tensors_takes_no_memory(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each whole number of the configuration, wildly wrong: either refused in one line, or it has no tensor."""
+def test_a_configuration_that_contradicts_the_tensors_takes_no_memory(case: Case, tmp_path: Path) -> None:
+    """Each whole number of the configuration, wildly wrong: refused in one line, unless no tensor's shape has it."""
     case.model().save_pretrained(tmp_path)
     file = tmp_path / "config.json"
-    right = json.loads(file.read_text())
-    made: list[int] = []
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *size, **how: made.append(how.get("device") != "meta") or empty(*size, **how))
+    right, config = json.loads(file.read_text()), MODULES[case.stem].CONFIG
+    refused = set()
     for name, value in whole_numbers(case).items():
         for wrong in (value * 10**6, 2**31 - 1):
             file.write_text(json.dumps(right | {name: wrong}))
-            begun = time.perf_counter()
             try:
                 model = AutoModel.from_pretrained(tmp_path)
             except PellucidError as error:
                 assert "\n" not in str(error), name
+                refused.add(name)
             else:
                 held = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
                 assert held < 10**7, f"{name}={wrong} takes {held:,} bytes"
-            assert time.perf_counter() - begun < 5, name
+    assert {
+        config.attribute_map.get(name, name) for name in ("vocab_size", "hidden_size", "num_hidden_layers")
+    } <= refused
 
 
 @pytest.mark.parametrize("case", SAVED, ids=lambda case: case.stem)

@@ -42,8 +42,9 @@ def config_class(model_type: object, source: str) -> type[PretrainedConfig]:
     known = model_files()
     if not isinstance(model_type, str) or model_type not in known:
         near = did_you_mean(model_type, known) if isinstance(model_type, str) else ""
+        wanted = ", ".join(sorted(set(known.values())))
         raise ConfigError(
-            f"{source}: model_type: got {quoted(model_type)}, wanted one of {', '.join(sorted(set(known.values())))}{near}"
+            f"{source}: model_type: got {quoted(model_type)}, wanted one of {wanted}{near}"
             "; to add one, see 'Add an architecture' in CONTRIBUTING.md, or give your class to AutoConfig.register"
         )
     with paused():  # the first model file brings torch along

@@ -20,9 +20,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pellucid import ops, outputs
+from pellucid.cache import Cache, Source, open_cache
 from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import ModelOutput
+from pellucid.seq2seq import Seen, look_at
 
 
 class LayerStack(nn.Module):
@@ -39,6 +41,13 @@ class LayerStack(nn.Module):
         """`ops.run_layers` on this stack; `shared` is what all layers are given beside."""
         recompute = self.gradient_checkpointing and self.training
         return ops.run_layers(self.layer, hidden, layout, want_maps, want_states, recompute, *shared)
+
+
+def own_and_across(weights: Any, source: Source | None) -> tuple[Any, Any]:
+    """Weights of each layer among a text's own tokens, and on the source, of layers that give both when there is one."""
+    if weights is None or source is None:
+        return weights, None
+    return tuple(own for own, _ in weights), tuple(across for _, across in weights)
 
 
 class Encoder(PreTrainedModel, ABC):
@@ -101,6 +110,46 @@ class EncoderWithoutTokenTypes(Encoder):
         """Run the body; arguments as in `EncoderWithTokenTypes`, but for the token types."""
         tokens = self.pack(input_ids, attention_mask, None, position_ids, inputs_embeds, packed=packed)
         return self.run(tokens, output_attentions, output_hidden_states, return_dict, packed is not None)
+
+
+class EncoderOrDecoder(Encoder):
+    """A body that tells the two texts of a pair apart, and with `is_decoder=True` is a decoder.
+
+    Its tokens then see only those before them, which are remembered, and with `add_cross_attention` another text.
+    """
+
+    @abstractmethod
+    def encode(self, tokens: PackedTokens, want_maps: Asked, want_states: bool, source: Source | None = None) -> Any:
+        """As in `Encoder`; `source` is what the tokens look at beside each other."""
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, encoder_hidden_states: Seen = None, encoder_attention_mask: Ids = None,
+        past_key_values: Cache | None = None, use_cache: bool | None = None, output_attentions: Asked = None,
+        output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
+    ) -> Any:  # fmt: skip
+        """Run the body; arguments as in `EncoderWithTokenTypes`, and for a decoder these.
+
+        Args:
+            attention_mask: `[B, P + S]`, 0 at padding, `P` cached columns first.
+            encoder_hidden_states: `[B, source, H]` of a text to look at, with `add_cross_attention`. A cache keeps what
+                the layers make of them, and they are not read again.
+            encoder_attention_mask: `[B, source]`, 0 at padding. Default: all real.
+            past_key_values: cache of earlier tokens, which grows by these.
+            use_cache: whether to return a cache. Default: as the configuration says, and not in training.
+        """
+        cache = open_cache(past_key_values, use_cache, self.config, self.training) if self.config.is_decoder else None
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
+        layout, source = tokens.layout, look_at(encoder_hidden_states, encoder_attention_mask, tokens.layout.cache)
+        if source is not None:
+            self.config.require(self.config.add_cross_attention, "add_cross_attention", "true to look at another text")
+        output = self.encode(tokens, *self.wanted(output_attentions, output_hidden_states), source)
+        if packed is not None:
+            return output
+        output.last_hidden_state = layout.unpack(output.last_hidden_state)
+        if source is not None:
+            output.cross_attentions = layout.unpack_cross_maps(output.cross_attentions, source.layout)
+        return self.finish(output, layout, return_dict)
 
 
 # ---------------------------------------------------------------------- the way through a head
@@ -174,6 +223,15 @@ class TextHead(EncoderHead):
     dropout: nn.Module
     classifier: nn.Module
 
+    def classes(self, config: Any) -> int:
+        """How many scores a text is given."""
+        return config.num_labels  # type: ignore[no-any-return]
+
+    def build(self, config: Any) -> None:
+        """Make the head's own layers; the configuration has a property `head_dropout`."""
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, self.classes(config))
+
     def logits(self, body: Any, layout: Layout) -> Tensor:
         """Scores of each text, `[B, C]`."""
         return self.classifier(self.dropout(body.pooler_output))  # type: ignore[no-any-return]  # [B, H] → [B, C]
@@ -181,11 +239,6 @@ class TextHead(EncoderHead):
 
 class SequenceClassification(TextHead):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
-
-    def build(self, config: Any) -> None:
-        """Make the head's own layers; the configuration has a property `head_dropout`."""
-        self.dropout = nn.Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
     def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
         """`[T, H]` → `[B, C]`."""
@@ -196,10 +249,9 @@ class SequenceClassification(TextHead):
 class MultipleChoice(TextHead):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
 
-    def build(self, config: Any) -> None:
-        """Make the head's own layers; the configuration has a property `head_dropout`."""
-        self.dropout = nn.Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, 1)
+    def classes(self, config: Any) -> int:
+        """One score, by which choices are compared."""
+        return 1
 
     def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
         """`[T, H]` → `[B, C]`."""
@@ -244,10 +296,43 @@ class MaskedLM(EncoderHead):
 class NextWord(MaskedLM):
     """The next word after each token, on a body with `is_decoder=True`; `labels` `[B, S]` are the ids themselves."""
 
-    def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
-        """`[T, H]` → `[B, S, V]`."""
-        logits = self.logits(body)
-        return outputs.CausalLMOutput(ops.next_token_loss(logits, labels, layout), layout.unpack(logits))
+    def read_out(self, hidden: Tensor) -> Tensor:
+        """Scores of all words: `[..., H]` → `[..., V]`."""
+        return self.logits(outputs.BaseModelOutput(hidden))
+
+    def decode(self, tokens: PackedTokens, source: Source | None, want_maps: Asked, want_states: bool | None) -> Any:
+        """The body's packed answer on packed tokens, whose cache is open already."""
+        return self.base_model(
+            packed=tokens, encoder_hidden_states=source, use_cache=False, output_attentions=want_maps,
+            output_hidden_states=want_states,
+        )  # fmt: skip
+
+    def forward(
+        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, encoder_hidden_states: Seen = None, encoder_attention_mask: Ids = None,
+        labels: Ids = None, past_key_values: Cache | None = None, use_cache: bool | None = None,
+        logits_to_keep: int = 0, output_attentions: Asked = None, output_hidden_states: bool | None = None,
+        return_dict: bool | None = None, packed: PackedTokens | None = None,
+    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
+        """Run body and head; arguments as in `EncoderOrDecoder`.
+
+        `labels` `[B, S]` add a `loss`, -100 left out. With `logits_to_keep` above 0 the logits are those of each row's
+        last tokens only, `[B, logits_to_keep, V]`, and there is no loss.
+        """
+        use_cache = use_cache if labels is None else False
+        cache = open_cache(past_key_values, use_cache, self.config, self.training) if self.config.is_decoder else None
+        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
+        layout, source = tokens.layout, look_at(encoder_hidden_states, encoder_attention_mask, tokens.layout.cache)
+        body = self.decode(tokens, source, output_attentions, output_hidden_states)
+        if logits_to_keep:
+            loss, logits = None, self.read_out(layout.last(body.last_hidden_state, logits_to_keep))
+        else:
+            logits = self.read_out(body.last_hidden_state)  # [T, H] → [T, V]
+            loss, logits = ops.next_token_loss(logits, labels, layout), layout.unpack(logits)
+        output = outputs.CausalLMOutputWithCrossAttentions(loss, logits, layout.cache)
+        if source is not None:
+            output.cross_attentions = layout.unpack_cross_maps(body.cross_attentions, source.layout)
+        return self.finish(output, layout, return_dict, body)
 
 
 class QuestionAnswering(EncoderHead):

@@ -313,7 +313,7 @@ class Layout:
         found = []
         for blocks in layers:
             flat = [block.transpose(1, 2).flatten(0, 1) for block in blocks]  # [count * L, N, K] each
-            maps = self.unpack(torch.cat(flat))  # [B, S, N, K]
+            maps = self._side_by_side(torch.cat(flat))  # [B, S, N, K]
             if source is not None and source.index is not None:
                 row, place = source.places(maps.device)
                 full = maps.new_zeros(*maps.shape[:3], source.width).permute(0, 3, 1, 2)
@@ -331,8 +331,18 @@ class Layout:
         for block in blocks:
             flat = block.transpose(1, 2).flatten(0, 1)  # [count * length, N, keys]
             packed.append(F.pad(flat, (0, max(sizes) - flat.shape[-1])))
-        full = self.unpack(torch.cat(packed)) if packed else torch.zeros(self.batch, self.width, heads, max(sizes))
-        return full.transpose(1, 2)
+        if not packed:
+            return torch.zeros(self.batch, heads, self.width, max(sizes))
+        return self._side_by_side(torch.cat(packed)).transpose(1, 2)
+
+    def _side_by_side(self, values: Tensor) -> Tensor:
+        """`[T, ...]` → `[B, S, ...]`, also for tokens that the caller packed: as if padded on the right."""
+        if self.padded:
+            return self.unpack(values)
+        row, place = self.places(values.device)
+        if self.past is not None:
+            place = place - torch.tensor(self.past, device=place.device)[row]
+        return values.new_zeros(self.batch, self.width, *values.shape[1:]).index_put((row, place), values)
 
 
 def _runs(lengths: Sequence[int]) -> tuple[Run, ...]:
@@ -351,21 +361,21 @@ def _starts(starts: Sequence[int], lengths: Sequence[int]) -> Tensor:
     return torch.tensor([start if length else -1 for start, length in zip(starts, lengths, strict=True)])
 
 
-def count_real(ids: Tensor, padding: int, limit: int, seen: int = 0) -> Tensor:
+def count_real(ids: Tensor, padding: int, limit: int, seen: Sequence[int] = (0,)) -> Tensor:
     """Positions of ids, `[..., S]` both: real ones are counted from `padding + 1` on, padding itself is at `padding`.
 
     Args:
         ids: `[..., S]` vocabulary indices, padding included.
         padding: id of padding, and its position.
         limit: how many real tokens there are positions for.
-        seen: how many tokens of each row are remembered already.
+        seen: how many tokens of each row are remembered already, or one number for all rows.
 
     Raises:
         InputError: for more real tokens than there are positions.
     """
     real = ids != padding
-    places = real.cumsum(-1) + seen
-    if ids.shape[-1] + seen > limit:  # padding does not count, so that a wide row may have room
+    places = real.cumsum(-1) + torch.tensor(seen, device=ids.device)[:, None]
+    if ids.shape[-1] + max(seen, default=0) > limit:  # padding does not count, so that a wide row may have room
         check_length(int(places.max()), limit)
     return places * real + padding
 

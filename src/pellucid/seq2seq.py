@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from pellucid.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAtt
 
 Output = TypeVar("Output", bound=ModelOutput)
 EncoderOutputs = ModelOutput | Sequence[Tensor] | None
+Seen = Tensor | Source | None  # states `[B, source, H]` that a decoder is to look at, or packed already
 
 
 class Both(NamedTuple):
@@ -48,6 +49,8 @@ class EncoderDecoder(PreTrainedModel):
 
     encoder: Any
     decoder: Any
+    rewrites: ClassVar[bool] = True
+    """Whether the decoder, given nothing, reads the source one place later; else it must be given something."""
 
     def get_encoder(self) -> PreTrainedModel:
         """The encoder, which can be called alone: ids `[B, source]` → states `[B, source, H]`."""
@@ -113,6 +116,11 @@ class EncoderDecoder(PreTrainedModel):
             source = text.layout
             read = self.encoder(packed=text, output_attentions=maps, output_hidden_states=states)
         if decoder_input_ids is None and decoder_inputs_embeds is None and packed is None and input_ids is not None:
+            if not self.rewrites:
+                raise InputError(
+                    f"{type(self).__name__}: decoder_input_ids: got none, wanted what is written so far, at first "
+                    "decoder_start_token_id; or pass labels to a model that writes"
+                )
             decoder_input_ids = self.start_of(input_ids)
         tokens = pack_tokens(
             decoder_input_ids, decoder_attention_mask, None, None, decoder_inputs_embeds, cache, packed
@@ -306,13 +314,23 @@ def shift_right(ids: Tensor, pad_token_id: int | None, start_token_id: int | Non
     return shifted.masked_fill(shifted == -100, pad_token_id)
 
 
-def look_at(states: Ids, mask: Ids, cache: Cache | None) -> Source | None:
-    """States `[B, source, H]` for a decoder to look at, packed by their mask `[B, source]`; `None` without any."""
-    memories = cache if isinstance(cache, EncoderDecoderCache) else None
+def look_at(states: Seen, mask: Ids, cache: Cache | None) -> Source | None:
+    """The text that a decoder looks at beside its own; `None` if there is none.
+
+    Args:
+        states: `[B, source, H]`, of which a cache keeps what the layers make of them; or packed already.
+        mask: `[B, source]`, 0 at padding.
+        cache: of the decoder.
+    """
+    kept = cache if isinstance(cache, EncoderDecoderCache) else None
+    if isinstance(states, Source):
+        return states
+    if kept is not None and kept.source is not None:
+        return Source(None, None, kept)
     if states is None:
-        return None if memories is None or memories.source is None else Source(None, None, memories)
+        return None
     text = pack_tokens(None, mask, None, None, states)
-    return Source(text.inputs_embeds, text.layout, memories)
+    return Source(text.inputs_embeds, text.layout, kept)
 
 
 def _as_read(encoder_outputs: EncoderOutputs, attention_mask: Tensor | None) -> tuple[BaseModelOutput, Layout]:

@@ -255,8 +255,8 @@ _SIZE_ENDINGS = ("_size", "dim", "_embd", "d_model", "d_ff", "d_kv")
 def check_config_against(checkpoint: Checkpoint, config: PretrainedConfig) -> None:
     """Refuse a configuration whose sizes the weight files cannot hold, before anything is built from it.
 
-    A model needs at least one tensor for each layer, and a tensor at least as large as each of its sizes; small
-    numbers are let through, because the shapes are compared one by one later.
+    A model needs at least one tensor for each layer (or group of them), and a tensor at least as large as each of its
+    sizes; small numbers are let through, because the shapes are compared one by one later.
 
     Raises:
         ConfigError: names the field, its value and what the files hold.
@@ -266,7 +266,7 @@ def check_config_against(checkpoint: Checkpoint, config: PretrainedConfig) -> No
         value = getattr(config, name)
         if type(value) is not int:
             continue
-        if "layer" in name and value > max(128, len(checkpoint)):
+        if ("layer" in name or "group" in name) and value > max(128, len(checkpoint)):
             held = f"{len(checkpoint):,} tensors"
         elif name.endswith(_SIZE_ENDINGS) and value > max(2**20, largest):
             held = f"no tensor of more than {largest:,} numbers"
@@ -425,7 +425,7 @@ def load_into(
             raise FileError(f"{source}: {place.name}: the checkpoint lacks this table, which cannot be made anew")
         report.to_initialize.append(place.name)
     if report.mismatched_keys and not ignore_mismatched_sizes:
-        _refuse_shapes(report, prefix)
+        _refuse_shapes(report, prefix if hasattr(module, prefix) else "")  # a body alone has no head
     _check_amount(report, places, checkpoint, len(loaded), type(module).__name__)
     for place in loaded:
         _check_tied(place, checkpoint, source)

@@ -23,7 +23,15 @@ from pellucid.config import Count, Positive, PretrainedConfig, Range, Rate, Size
 from pellucid.config_files import LOADING_KEYWORDS
 from pellucid.errors import ConfigError, did_you_mean, refuse_remote_code, reject_unknown, strict
 from pellucid.files import atomic_folder, quoted, read_json, write_json
-from pellucid.generation.config_checks import EXTRA_OUTPUTS, UNSUPPORTED, Conflict, conflicts, plain, problem_of
+from pellucid.generation.config_checks import (
+    DEFAULTS,
+    EXTRA_OUTPUTS,
+    UNSUPPORTED,
+    Conflict,
+    conflicts,
+    plain,
+    problem_of,
+)
 from pellucid.generation.watermark_config import WatermarkingConfig
 
 logger = logging.getLogger("pellucid")
@@ -32,27 +40,15 @@ FILE_NAME = "generation_config.json"
 METADATA = ("_from_model_config", "_commit_hash", "transformers_version")
 """Keys of files that say where the settings come from and not what they are."""
 
-DEFAULTS: dict[str, Any] = {
-    **{"min_length": 0, "early_stopping": False, "do_sample": False, "num_beams": 1, "use_cache": True},
-    **{"num_beam_groups": 1, "diversity_penalty": 0.0, "length_penalty": 1.0, "num_return_sequences": 1},
-    **{"temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
-    **{"repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "remove_invalid_values": False},
-    **{"no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "renormalize_logits": False},
-    **{"output_scores": False, "output_logits": False, "return_dict_in_generate": False},
-    **{"num_assistant_tokens": 20, "num_assistant_tokens_schedule": "constant", "assistant_lookbehind": 10},
-    **{"assistant_confidence_threshold": 0.4, "target_lookbehind": 10},
-}
-"""What fields mean that nobody set, besides twenty new tokens where no length is given."""
-
 NEW_TOKENS = 20
 ALTERNATIVES = (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"), ("regex", "json_schema", "choices"))
 """Fields that say the same thing in different ways: the caller's takes the place of the file's."""
 
 TokenIds = int | list[int]
 CacheKind = Literal[
-    *("dynamic", "static", "offloaded", "offloaded_static", "quantized", "paged"),
-    *("sliding_window", "hybrid", "hybrid_chunked", "offloaded_hybrid", "offloaded_hybrid_chunked"),
-]
+    "dynamic", "static", "offloaded", "offloaded_static", "quantized", "paged",
+    "sliding_window", "hybrid", "hybrid_chunked", "offloaded_hybrid", "offloaded_hybrid_chunked",
+]  # fmt: skip
 
 
 class GenerationMode(StrEnum):
@@ -274,7 +270,8 @@ class GenerationConfig:
         unknown = {key for key in values if key not in self.fields() and key not in self.extra}
         if unknown and not allow_custom_entries and not return_unused_kwargs:
             reject_unknown(f"{type(self).__name__}.update", unknown, self.fields())
-        changed, unused = copy.copy(self), {}
+        changed = copy.copy(self)
+        unused: dict[str, Any] = {}
         changed.__dict__.update(extra=dict(self.extra), _given=set(self._given))
         for name, value in values.items():
             if name in unknown:

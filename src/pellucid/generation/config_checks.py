@@ -10,15 +10,26 @@ from pellucid.generation.watermark_config import WatermarkingConfig
 if TYPE_CHECKING:
     from pellucid.generation.config import GenerationConfig
 
+DEFAULTS: dict[str, Any] = {
+    "min_length": 0, "early_stopping": False, "do_sample": False, "num_beams": 1, "use_cache": True,
+    "num_beam_groups": 1, "diversity_penalty": 0.0, "length_penalty": 1.0, "num_return_sequences": 1,
+    "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "remove_invalid_values": False,
+    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "renormalize_logits": False,
+    "output_scores": False, "output_logits": False, "return_dict_in_generate": False,
+    "num_assistant_tokens": 20, "num_assistant_tokens_schedule": "constant", "assistant_lookbehind": 10,
+    "assistant_confidence_threshold": 0.4, "target_lookbehind": 10,
+}  # fmt: skip
+"""What fields mean that nobody set, besides twenty new tokens where no length is given."""
 SAMPLING: dict[str, tuple[Any, ...]] = {
-    **{"temperature": (1.0,), "top_k": (0, 50), "top_p": (1.0,), "min_p": (0.0,), "top_h": (), "typical_p": (1.0,)},
-    **{"epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,)},
-}
+    "temperature": (1.0,), "top_k": (0, 50), "top_p": (1.0,), "min_p": (0.0,), "top_h": (), "typical_p": (1.0,),
+    "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,),
+}  # fmt: skip
 """Fields that only sampling reads, and the values with which they change nothing."""
 BEAMS: dict[str, tuple[Any, ...]] = {
-    **{"early_stopping": (False,), "length_penalty": (1.0,), "num_beam_groups": (1,), "diversity_penalty": (0.0,)},
-    **{"constraints": (), "force_words_ids": ()},
-}
+    "early_stopping": (False,), "length_penalty": (1.0,), "num_beam_groups": (1,), "diversity_penalty": (0.0,),
+    "constraints": (), "force_words_ids": (),
+}  # fmt: skip
 """Fields that only beams read, and the values with which they change nothing."""
 CONSTRAINTS = ("constraints", "force_words_ids")
 EXTRA_OUTPUTS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
@@ -135,7 +146,6 @@ def conflicts(config: GenerationConfig, complete: bool) -> Iterator[Conflict]:
         config: the settings.
         complete: whether fields that are unset have their defaults; otherwise they may still be set.
     """
-    from pellucid.generation.config import DEFAULTS
 
     def known(name: str) -> Any:
         value = getattr(config, name)
@@ -178,10 +188,9 @@ def _without_effect(config: GenerationConfig, known: Callable[[str], Any]) -> It
         for name in ("cache_implementation", "cache_config", "max_cache_len"):
             if getattr(config, name) is not None:
                 yield Conflict(name, ("use_cache",), f"with use_cache False; leave {name} out, there is no cache")
-    elif config.max_cache_len is not None and known("use_cache"):
-        if config.cache_implementation not in FIXED_CACHES:
-            advice = f"with cache_implementation {config.cache_implementation!r}; set it to 'static'"
-            yield Conflict("max_cache_len", ("cache_implementation",), advice)
+    elif config.max_cache_len and known("use_cache") and config.cache_implementation not in FIXED_CACHES:
+        advice = f"with cache_implementation {config.cache_implementation!r}; set it to 'static'"
+        yield Conflict("max_cache_len", ("cache_implementation",), advice)
     for name in ("pad_token_id", "bos_token_id"):
         value = getattr(config, name)
         if value is not None and value < 0:

@@ -34,7 +34,7 @@ CLEAN_UP += [(f" {ending}", ending) for ending in ("n't", "'m", "'s", "'ve", "'r
 """What `clean_up_tokenization_spaces` replaces in a text, in this order."""
 WORD_PIECE_CLEAN_UP = [*CLEAN_UP[:7], (" do not", " don't"), *CLEAN_UP[7:]]
 """What the word-piece decoder replaces in each piece, in this order."""
-WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+WHITE = "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
 """What `\\s` means to the library's regular expressions."""
 
 
@@ -62,9 +62,14 @@ class Detokenizer:
 
     def _start(self) -> None:
         tokenizer, skip_special, clean_up = self._options
+        self._token_of: Callable[[int], str | None] = str
+        self._steps: list[Step] = []
+        self._whole: list[int] | None = None  # all tokens, where nothing is known before the end
         found = _chain(tokenizer, skip_special, clean_up)
-        self._token_of, self._steps = found if found is not None else (int, [])
-        self._whole: list[int] | None = [] if found is None else None
+        if found is None:
+            self._whole = []
+        else:
+            self._token_of, self._steps = found
 
     def push(self, ids: Iterable[int]) -> str:
         """Add tokens; the text that is certain from now on."""
@@ -91,7 +96,7 @@ class Detokenizer:
 
 
 class Step(Protocol):
-    """One step of a decoder. Its parts are tokens, or after `Joined` and its like, pieces of one text."""
+    """One step of a decoder. Its parts are tokens, or pieces of one text once a step has joined them."""
 
     def push(self, parts: list[str]) -> list[str]:
         """What the step makes of some more parts."""
@@ -330,7 +335,7 @@ def _chain(tokenizer: IdRows, skip_special: bool, clean_up: bool) -> Chain | Non
     steps: list[Step] | None = []
     if own is ByT5Tokenizer._decode:
         skipped = set(filter(None, tokenizer.all_special_tokens))
-        steps = [ByteLevel(lambda token: token.encode("latin-1" if ord(token[0]) < 256 == len(token) else "utf-8"))]
+        steps = [ByteLevel(character_bytes, "ignore")]
     elif own is MarianTokenizer._decode and (cutters := getattr(tokenizer, "_cutters", None)) is not None:
         targets = getattr(tokenizer, "_target_numbers", None)
         cutter, backend = cutters[targets is not None], targets or backend
@@ -424,10 +429,10 @@ def _over_text(step: dict[str, Any]) -> list[Step] | None:
         case {"type": "Replace", "pattern": {"Regex": r"\A\s+|\s+\z"}, "content": ""}:
             return [Trimmed(WHITE)]
         case {"type": "Replace", "pattern": {"Regex": pattern}, "content": ""}:
-            found = re.fullmatch(r"\(\?<=(.+)\)(\w|▁)", pattern, re.DOTALL)
+            found = re.fullmatch(rf"\(\?<=(.+)\){SPACE}", pattern, re.DOTALL)
             texts = [re.sub(r"\\(.)", r"\1", text) for text in re.split(r"(?<!\\)\|", found[1])] if found else []
             if found and all(texts) and "|".join(map(re.escape, texts)) == found[1]:
-                return [NotBehind(texts, found[2])]
+                return [NotBehind(texts, SPACE)]
         case {"type": "Strip", "content": content, "start": count, "stop": 0}:
             return [Stripped(content, count)]
     return None
@@ -464,6 +469,11 @@ def byte_level_bytes(token: str) -> bytes:
         return bytes([_ALPHABET[character] for character in token])
     except KeyError:
         return token.encode("utf-8")
+
+
+def character_bytes(token: str) -> bytes:
+    """The bytes of a token of ByT5, whose character has the byte's number; the UTF-8 of any longer token."""
+    return token.encode("latin-1" if len(token) == 1 and ord(token) < 256 else "utf-8")
 
 
 def _alphabet() -> dict[str, int]:

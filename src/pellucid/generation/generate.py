@@ -142,6 +142,9 @@ def prepare(
             raise InputError("generate: got inputs and input_ids, wanted one of them")
         given["input_ids"] = inputs
     reader, prompts, start = _open(model, config, given)
+    reader.watch = {
+        name: True for name in ("output_attentions", "output_hidden_states") if getattr(config, name)
+    }
     end_tokens = _ids(config.eos_token_id)
     pad = config.pad_token_id if config.pad_token_id is not None else (end_tokens or [0])[0]
     limits = [_limit(config, len(prompt)) for prompt in prompts]
@@ -151,7 +154,7 @@ def prepare(
         processing=_processing(config, reader, given, tools, max(limits)),
         stopping=build_stopping(config, tools.get("tokenizer"), custom=tools.get("stopping_criteria")),
         end_tokens=end_tokens, seeds=_seeds(config.seed, len(prompts)),
-        watch=bool(config.output_attentions or config.output_hidden_states),
+        watch=bool(reader.watch),
         assistant=tools.get("assistant_model"), tokenizer=tools.get("tokenizer"),
         assistant_tokenizer=tools.get("assistant_tokenizer"),
     )  # fmt: skip
@@ -203,7 +206,7 @@ def _source(given: Mapping[str, Any], device: torch.device) -> tuple[PackedToken
     text = pack_tokens(ids, None if mask is None else mask.to(device), None, None, vectors)
     if text.layout.mask is not None:  # holes: hand it over as it came
         return {"input_ids": ids, "attention_mask": mask, "inputs_embeds": vectors}, text.layout.batch
-    text.layout.padded = False
+    text.layout.padded = False  # so that each text is numbered from its own first token, as it is alone
     return text, text.layout.batch
 
 

@@ -98,6 +98,12 @@ class Reader:
         else:
             self.extras = self.model(packed=tokens, **self._beside())
             logits = tokens.layout.last(self.extras.logits, keep).float()
+        if self.watch:
+            read = self.source if isinstance(self.source, PackedTokens) else tokens
+            layouts = {"hidden_states": tokens, "decoder_hidden_states": tokens, "encoder_hidden_states": read}
+            for name, packed in layouts.items():
+                if self.extras.get(name) is not None:
+                    self.extras[name] = tuple(_side_by_side(packed, states) for states in self.extras[name])
         if torch.isnan(logits).any():
             raise InputError(
                 f"{type(self.model).__name__}: its scores are NaN; the checkpoint is damaged, or its numbers need "
@@ -136,6 +142,11 @@ class Reader:
         self.texts = [text[:length] for text, length in zip(self.texts, lengths, strict=True)]
         if self.cache is not None:
             self.cache.crop_rows(lengths)
+
+
+def _side_by_side(tokens: PackedTokens, states: Tensor) -> Tensor:
+    """`[T, H]` → `[R, S, H]`: each row from its first token on, zeros behind the end of shorter ones."""
+    return torch.nn.utils.rnn.pad_sequence(tokens.layout.split(states), batch_first=True)
 
 
 def _turning_point(model: PreTrainedModel) -> int | None:

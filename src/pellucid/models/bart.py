@@ -362,7 +362,7 @@ class BartForConditionalGeneration(BartHead, ConditionalGeneration):
 
     output_embeddings = "lm_head"
     tied = {**BartHead.tied, "lm_head.weight": "model.shared.weight"}
-    may_lack = ("final_logits_bias",)
+    may_lack: ClassVar[tuple[str, ...]] = ("final_logits_bias",)
 
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config)
@@ -433,7 +433,8 @@ class BartForCausalLM(BartPreTrainedModel, DecoderAlone):
 CONFIG = BartConfig
 HEADS = {
     "Model": BartModel, "ForSeq2SeqLM": BartForConditionalGeneration, "ForCausalLM": BartForCausalLM,
-    "ForSequenceClassification": BartForSequenceClassification, "ForQuestionAnswering": BartForQuestionAnswering,
+    "ForMaskedLM": BartForConditionalGeneration, "ForSequenceClassification": BartForSequenceClassification,
+    "ForQuestionAnswering": BartForQuestionAnswering,
 }  # fmt: skip
 TINY = {
     "vocab_size": 99, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,

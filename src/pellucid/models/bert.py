@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from pellucid import encoder_heads as heads
 from pellucid import ops, outputs
+from pellucid.cache import Source
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
 from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens
 from pellucid.model import PreTrainedModel
-from pellucid.outputs import BaseModelOutputWithPooling, ModelOutput
+from pellucid.outputs import BaseModelOutputWithPoolingAndCrossAttentions, ModelOutput
 
 
 class BertConfig(PretrainedConfig):
@@ -51,12 +52,12 @@ class BertConfig(PretrainedConfig):
     position_embedding_type: str = "absolute"
 
     def validate(self) -> None:
-        """Heads must share the hidden size evenly, and the activation must exist."""
+        """Heads must share the hidden size evenly, the activation must exist, and only a decoder can look across."""
         even = self.hidden_size % self.num_attention_heads == 0
         self.require(even, "num_attention_heads", f"a divisor of hidden_size {self.hidden_size}")
         self.require(self.hidden_act in ops.ACTIVATIONS, "hidden_act", f"one of {sorted(ops.ACTIVATIONS)}")
         self.require(self.position_embedding_type == "absolute", "position_embedding_type", "'absolute'")
-        self.require(not self.add_cross_attention, "add_cross_attention", "false")
+        self.require(self.is_decoder or not self.add_cross_attention, "add_cross_attention", "false without is_decoder")
 
     @property
     def head_dropout(self) -> float:
@@ -85,21 +86,41 @@ class BertEmbeddings(nn.Module):
 class BertSelfAttention(nn.Module):
     """Each token gathers from the tokens of its sequence what its query finds in their keys: `[T, H]` → `[T, H]`."""
 
-    joined = ("query", "key", "value")  # a speed form may compute these at once
+    joined: tuple[str, ...] = ("query", "key", "value")  # a speed form may compute these at once
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, layer_idx: int) -> None:
         super().__init__()
-        self.num_heads = config.num_attention_heads
+        self.layer_idx, self.num_heads = layer_idx, config.num_attention_heads
         self.head_size = config.hidden_size // config.num_attention_heads
         self.causal = config.is_decoder
-        self.query, self.key, self.value = (nn.Linear(config.hidden_size, config.hidden_size) for _ in self.joined)
+        self.query, self.key, self.value = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(3))
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
+    def heads(self, x: Tensor) -> Tensor:
+        return x.view(-1, self.num_heads, self.head_size)  # [T, H] → [T, N, D]
+
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
-        projected = ops.project(hidden, self.query, self.key, self.value)
-        q, k, v = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
-        dropout = self.dropout.p if self.training else 0.0
-        return ops.attention(q, k, v, layout, causal=self.causal, dropout=dropout, need_weights=need_weights)  # [T, H]
+        q, k, v = (self.heads(x) for x in ops.project(hidden, self.query, self.key, self.value))
+        return ops.attention(
+            q, k, v, layout, causal=self.causal, dropout=self.dropout.p if self.training else 0.0,
+            need_weights=need_weights, memory=layout.memory(self.layer_idx),
+        )  # fmt: skip  # [T, H]
+
+
+class BertCrossAttention(BertSelfAttention):
+    """Each token of a decoder gathers from all tokens of another text, the source: `[T, H]` → `[T, H]`."""
+
+    joined = ()  # queries and keys are of different texts
+
+    def forward(  # type: ignore[override]  # with a source
+        self, hidden: Tensor, layout: Layout, need_weights: bool, source: Source
+    ) -> tuple[Tensor, Maps | None]:
+        query, memory = self.heads(self.query(hidden)), source.memory(self.layer_idx)
+        if memory.keys is None and source.states is not None and source.layout is not None:
+            key, value = self.heads(self.key(source.states)), self.heads(self.value(source.states))
+            memory.store(key, value, source.layout)  # [T of the source, N, D]
+        found, dropout = ops.cross_blocks(query, layout, memory), self.dropout.p if self.training else 0.0
+        return ops.attend(found, query, dropout=dropout, need_weights=need_weights)  # [T, H]
 
 
 class BertOutput(nn.Module):
@@ -116,15 +137,17 @@ class BertOutput(nn.Module):
 
 
 class BertAttention(nn.Module):
-    """Self-attention, then what all parts of a layer end with: `[T, H]` → `[T, H]`."""
+    """Attention, then what all parts of a layer end with: `[T, H]` → `[T, H]`."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, attention: BertSelfAttention) -> None:
         super().__init__()
-        self.self = BertSelfAttention(config)
+        self.self = attention
         self.output = BertOutput(config, config.hidden_size)
 
-    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
-        mixed, maps = self.self(hidden, layout, need_weights)
+    def forward(
+        self, hidden: Tensor, layout: Layout, need_weights: bool, *source: Source
+    ) -> tuple[Tensor, Maps | None]:
+        mixed, maps = self.self(hidden, layout, need_weights, *source)
         return self.output(mixed, hidden), maps
 
 
@@ -143,16 +166,23 @@ class BertIntermediate(nn.Module):
 
 
 class BertLayer(nn.Module):
-    """Attention between tokens, then a feed-forward network on each: `[T, H]` → `[T, H]`."""
+    """Attention between tokens, to a source if there is one, then a feed-forward network: `[T, H]` → `[T, H]`."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, layer_idx: int) -> None:
         super().__init__()
-        self.attention = BertAttention(config)
+        self.attention = BertAttention(config, BertSelfAttention(config, layer_idx))
+        if config.add_cross_attention:
+            self.crossattention = BertAttention(config, BertCrossAttention(config, layer_idx))
         self.intermediate = BertIntermediate(config)
         self.output = BertOutput(config, config.intermediate_size)
 
-    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
+    def forward(
+        self, hidden: Tensor, layout: Layout, need_weights: bool, source: Source | None = None
+    ) -> tuple[Tensor, Any]:
         attended, maps = self.attention(hidden, layout, need_weights)
+        if source is not None:
+            attended, cross = self.crossattention(attended, layout, need_weights, source)
+            maps = (maps, cross) if need_weights else None
         return self.output(self.intermediate(attended), attended), maps
 
 
@@ -160,7 +190,7 @@ class BertEncoder(heads.LayerStack):
     """The layers, one after another."""
 
     def __init__(self, config: BertConfig) -> None:
-        super().__init__(BertLayer(config) for _ in range(config.num_hidden_layers))
+        super().__init__(BertLayer(config, number) for number in range(config.num_hidden_layers))
 
 
 class BertPooler(nn.Module):
@@ -183,7 +213,7 @@ class BertPreTrainedModel(PreTrainedModel):
     config: BertConfig
 
 
-class BertModel(BertPreTrainedModel, heads.EncoderWithTokenTypes):
+class BertModel(BertPreTrainedModel, heads.EncoderOrDecoder):
     """The body: ids in, one vector for each token out, and one for the sequence if there is a pooler."""
 
     embeddings_class: ClassVar[type[BertEmbeddings]] = BertEmbeddings
@@ -195,11 +225,14 @@ class BertModel(BertPreTrainedModel, heads.EncoderWithTokenTypes):
         self.pooler = BertPooler(config) if add_pooling_layer else None
         self.post_init()
 
-    def encode(self, tokens: PackedTokens, want_maps: Asked, want_states: bool) -> BaseModelOutputWithPooling:
-        hidden = self.embeddings(tokens)  # [T] → [T, H]
-        hidden, states, maps = self.encoder(hidden, tokens.layout, want_maps, want_states)
-        pooled = None if self.pooler is None else self.pooler(tokens.layout.first(hidden))  # [T, H] → [B, H]
-        return BaseModelOutputWithPooling(hidden, pooled, states, maps)
+    def encode(
+        self, tokens: PackedTokens, want_maps: Asked, want_states: bool, source: Source | None = None
+    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        layout, hidden = tokens.layout, self.embeddings(tokens)  # [T] → [T, H]
+        hidden, states, weights = self.encoder(hidden, layout, want_maps, want_states, source)
+        maps, cross = heads.own_and_across(weights, source)
+        pooled = None if self.pooler is None else self.pooler(layout.first(hidden))  # [T, H] → [B, H]
+        return BaseModelOutputWithPoolingAndCrossAttentions(hidden, pooled, layout.close(), states, maps, cross)
 
 
 class BertHead(BertPreTrainedModel, heads.HeadWithTokenTypes):

@@ -65,6 +65,7 @@ class BlenderbotDecoder(BlenderbotPreTrainedModel, bart.BartDecoder):
 class BlenderbotModel(BlenderbotPreTrainedModel, bart.BartModel):
     """The body: ids of the source and of the decoder in, one vector for each of the decoder's tokens out."""
 
+    rewrites = False
     encoder_class = BlenderbotEncoder
     decoder_class = BlenderbotDecoder
 

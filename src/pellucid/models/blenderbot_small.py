@@ -66,6 +66,7 @@ class BlenderbotSmallDecoder(BlenderbotSmallPreTrainedModel, bart.BartDecoder):
 class BlenderbotSmallModel(BlenderbotSmallPreTrainedModel, bart.BartModel):
     """The body: ids of the source and of the decoder in, one vector for each of the decoder's tokens out."""
 
+    rewrites = False
     encoder_class = BlenderbotSmallEncoder
     decoder_class = BlenderbotSmallDecoder
 

@@ -3,8 +3,8 @@
 Martin et al. 2019, "CamemBERT: a Tasty French Language Model", arXiv:1911.03894.
 Checkpoints: almanach/camembert-base, almanach/camembert-large.
 
-It computes what `roberta.py` says, and its tensors have the same names, body `roberta` included; only the classes are
-called otherwise.
+Axes and the way through are those of `roberta.py`. Its tensors have the same names, body `roberta` included; only the
+classes are called otherwise.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class CamembertForQuestionAnswering(CamembertHead, roberta.RobertaForQuestionAns
 
 CONFIG = CamembertConfig
 HEADS = {
-    "Model": CamembertModel, "ForPreTraining": CamembertForMaskedLM, "ForMaskedLM": CamembertForMaskedLM,
+    "Model": CamembertModel, "ForMaskedLM": CamembertForMaskedLM,
     "ForCausalLM": CamembertForCausalLM, "ForSequenceClassification": CamembertForSequenceClassification,
     "ForMultipleChoice": CamembertForMultipleChoice, "ForTokenClassification": CamembertForTokenClassification,
     "ForQuestionAnswering": CamembertForQuestionAnswering,

@@ -14,7 +14,7 @@ its content only, and each distance between two tokens has one of its own. How m
     content to position   query of i · key of i - j        "what I look for stands just before me"
     position to content   key of j   · query of i - j      "I matter to whoever stands just behind me"
 
-added up. `DebertaV2Model.distances` works out once which distances there are, `DisentangledSelfAttention` in each layer
+added up. `DebertaV2Encoder.distances` works out once which distances there are, `DisentangledSelfAttention` in each layer
 adds the three terms. The rest of a layer is BERT's (see `bert.py`), and the heads read the answer off.
 """
 
@@ -28,17 +28,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pellucid import ops, outputs
+from pellucid import encoder_heads as heads
+from pellucid import ops
 from pellucid.config import Count, Positive, Range, Rate, Size
 from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens
-from pellucid.models import bert
-from pellucid.outputs import BaseModelOutputWithPooling, ModelOutput
+from pellucid.model import PreTrainedModel
+from pellucid.models.bert import BertConfig, BertIntermediate, BertOutput
+from pellucid.outputs import BaseModelOutput, ModelOutput
 
 Distances = tuple[Tensor, Tensor]  # a vector for each, `[R, H]`, and which of them it is from j to i, `[L, L]`
 Switch = Annotated[int, Range(-1, 2**31 - 1)]  # a count that is off unless it is above zero
 
 
-class DebertaV2Config(bert.BertConfig):
+class DebertaV2Config(BertConfig):
     """Sizes and rates of a DeBERTa; the defaults are those of deberta-v2-xlarge but for `relative_attention`."""
 
     model_type = "deberta-v2"
@@ -86,6 +88,11 @@ class DebertaV2Config(bert.BertConfig):
         self.require(fits, "position_buckets", f"at least 2, and half of it below {self.farthest - 1}")
 
     @property
+    def head_dropout(self) -> float:
+        """Rate of dropout before the classifier of a text: its own, or that of the layers."""
+        return self.hidden_dropout_prob if self.cls_dropout is None else self.cls_dropout
+
+    @property
     def farthest(self) -> int:
         """The distance from which on all are alike."""
         return self.max_relative_positions if self.max_relative_positions > 0 else self.max_position_embeddings
@@ -106,16 +113,11 @@ class DebertaV2Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
-        layout, ids, types, positions, vectors = tokens
-        vectors = vectors if ids is None else ops.embed(self.word_embeddings, ids)  # [T] → [T, E]
-        assert vectors is not None
-        if (table := self.position_embeddings) is not None:
-            if positions is None:
-                ops.check_length(layout.width, table.num_embeddings)
-                positions = layout.positions(table.weight.device)
-            vectors = vectors + ops.embed(table, positions, "position_ids")
-        if (table := self.token_type_embeddings) is not None:
-            vectors = vectors + (table.weight[0] if types is None else ops.embed(table, types, "token_type_ids"))
+        vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, E]
+        if self.position_embeddings is not None:
+            vectors = vectors + ops.embed_positions(self.position_embeddings, tokens)
+        if self.token_type_embeddings is not None:
+            vectors = vectors + ops.embed_types(self.token_type_embeddings, tokens)
         vectors = vectors if self.embed_proj is None else self.embed_proj(vectors)  # [T, E] → [T, H]
         return self.dropout(self.LayerNorm(vectors))
 
@@ -181,21 +183,34 @@ class DisentangledSelfAttention(nn.Module):
         return (layer(vectors) * self.scale).view(-1, self.num_heads, self.head_size).permute(1, 2, 0)
 
 
+class DebertaV2Attention(nn.Module):
+    """Self-attention, then what all parts of a layer end with: `[T, H]` → `[T, H]`."""
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__()
+        self.self = DisentangledSelfAttention(config)
+        self.output = BertOutput(config, config.hidden_size)
+
+    def forward(
+        self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None
+    ) -> tuple[Tensor, Maps | None]:
+        mixed, maps = self.self(hidden, layout, need_weights, distances)
+        return self.output(mixed, hidden), maps
+
+
 class DebertaV2Layer(nn.Module):
     """Attention between tokens, then a feed-forward network on each: `[T, H]` → `[T, H]`."""
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__()
-        parts = {"self": DisentangledSelfAttention(config), "output": bert.BertOutput(config, config.hidden_size)}
-        self.attention = nn.ModuleDict(parts)
-        self.intermediate = bert.BertIntermediate(config)
-        self.output = bert.BertOutput(config, config.intermediate_size)
+        self.attention = DebertaV2Attention(config)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config, config.intermediate_size)
 
     def forward(
         self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None
     ) -> tuple[Tensor, Maps | None]:
-        mixed, maps = self.attention["self"](hidden, layout, need_weights, distances)
-        attended = self.attention["output"](mixed, hidden)
+        attended, maps = self.attention(hidden, layout, need_weights, distances)
         return self.output(self.intermediate(attended), attended), maps
 
 
@@ -221,102 +236,108 @@ class ConvLayer(nn.Module):
         return self.LayerNorm(output + self.activation(self.dropout(torch.cat(near or [hidden])))), maps
 
 
-class DebertaV2PreTrainedModel(bert.BertPreTrainedModel):
+class DebertaV2Encoder(nn.Module):
+    """The layers, one after another, and the table of distances that they share."""
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__()
+        size, eps = config.hidden_size, config.layer_norm_eps
+        self.buckets, self.farthest = config.position_buckets, config.farthest
+        self.span = self.buckets if self.buckets > 0 else self.farthest
+        self.reads_distances = config.relative_attention and bool(config.pos_att_type)
+        self.layer = nn.ModuleList(DebertaV2Layer(config) for _ in range(config.num_hidden_layers))
+        self.rel_embeddings = nn.Embedding(2 * self.span, size) if config.relative_attention else None
+        self.LayerNorm = nn.LayerNorm(size, eps=eps) if config.norm_rel_ebd == "layer_norm" else None
+        self.conv = ConvLayer(config) if config.conv_kernel_size > 0 else None
+        self.gradient_checkpointing = False
+
+    def distances(self, width: int, device: torch.device) -> Distances | None:
+        """The distances that tokens of one sequence can have, up to `width` tokens; `None` if they do not matter."""
+        if self.rel_embeddings is None or not self.reads_distances:
+            return None
+        steps = torch.arange(1 - width, width, device="cpu")
+        if self.buckets > 0:
+            steps = bucket_of(steps, self.buckets, self.farthest)
+        rows = steps.clamp(-self.span, self.span - 1) + self.span  # of the table: for i - j from -span to span - 1
+        place = torch.arange(width, device="cpu")
+        index = rows[place[:, None] - place + width - 1]  # [L, L]
+        first, last = 0, 2 * self.span - 1
+        if not torch.compiler.is_compiling():  # leave out what is farther away than this batch is wide
+            first, last = int(rows[0]), int(rows[-1])
+        vectors = self.rel_embeddings(torch.arange(first, last + 1, device=device))  # [R, H]
+        vectors = vectors if self.LayerNorm is None else self.LayerNorm(vectors)
+        return vectors, (index - first).to(device)
+
+    def forward(
+        self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
+        layers: list[Any] = list(self.layer)
+        if self.conv is not None:
+            layers[0] = partial(self.conv, layers[0])
+        recompute = self.gradient_checkpointing and self.training
+        distances = self.distances(max(layout.width, 1), hidden.device)
+        return ops.run_layers(layers, hidden, layout, want_maps, want_states, recompute, distances)
+
+
+class DebertaV2PreTrainedModel(PreTrainedModel):
     """What all DeBERTa classes have in common: their configuration and the names of their parts."""
 
     config_class = DebertaV2Config
     base_model_prefix = "deberta"
+    input_embeddings = "embeddings.word_embeddings"
     config: DebertaV2Config
 
 
-class DebertaV2Model(DebertaV2PreTrainedModel):
-    """The body: ids in, one vector for each token out."""
+class DebertaV2Model(DebertaV2PreTrainedModel, heads.EncoderWithTokenTypes):
+    """The body: ids in, one vector for each token out; types and positions without a table are passed over."""
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__(config)
         self.embeddings = DebertaV2Embeddings(config)
-        self.encoder = nn.ModuleDict()
-        self.encoder["layer"] = nn.ModuleList(DebertaV2Layer(config) for _ in range(config.num_hidden_layers))
-        self.span = config.position_buckets if config.position_buckets > 0 else config.farthest
-        if config.relative_attention:
-            self.encoder["rel_embeddings"] = nn.Embedding(2 * self.span, config.hidden_size)
-        if config.norm_rel_ebd == "layer_norm":
-            self.encoder["LayerNorm"] = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        if config.conv_kernel_size > 0:
-            self.encoder["conv"] = ConvLayer(config)
-        self.gradient_checkpointing = False
+        self.encoder = DebertaV2Encoder(config)
         self.post_init()
 
-    def distances(self, width: int) -> Distances | None:
-        """The distances that tokens of one sequence can have, up to `width` tokens; `None` if they do not matter."""
-        if "rel_embeddings" not in self.encoder or not self.config.pos_att_type:
-            return None
-        table: Tensor = self.encoder.get_parameter("rel_embeddings.weight")  # for i - j from -span to span - 1
-        steps = torch.arange(1 - width, width, device="cpu")
-        if self.config.position_buckets > 0:
-            steps = bucket_of(steps, self.config.position_buckets, self.config.farthest)
-        rows = steps.clamp(-self.span, self.span - 1) + self.span
-        place = torch.arange(width, device="cpu")
-        index = rows[place[:, None] - place + width - 1]  # [L, L]
-        if not torch.compiler.is_compiling():  # leave out what is farther away than this batch is wide
-            first, last = int(rows[0]), int(rows[-1])
-            table, index = table[first : last + 1], index - first
-        vectors = self.encoder["LayerNorm"](table) if "LayerNorm" in self.encoder else table
-        return vectors, index.to(table.device)
-
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
-        return_dict: bool | None = None, packed: PackedTokens | None = None,
-    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:  # fmt: skip
-        """Arguments as in `BertModel`; token types and positions that there is no table for are passed over."""
-        tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, packed=packed)
-        want_maps, want_states = self.wanted(output_attentions, output_hidden_states)
-        layers: list[Any] = list(self.encoder["layer"].children())
-        if "conv" in self.encoder:
-            layers[0] = partial(self.encoder["conv"], layers[0])
-        recompute = self.gradient_checkpointing and self.training
-        hidden, layout = self.embeddings(tokens), tokens.layout  # [T] → [T, H]
-        distances = self.distances(max(layout.width, 1))
-        hidden, states, maps = ops.run_layers(layers, hidden, layout, want_maps, want_states, recompute, distances)
-        output = BaseModelOutputWithPooling(hidden, None, states, maps)
-        if packed is not None:
-            return output
-        output.last_hidden_state = layout.unpack(hidden)
-        return self.finish(output, layout, return_dict)
+    def encode(self, tokens: PackedTokens, want_maps: Asked, want_states: bool) -> BaseModelOutput:
+        hidden = self.embeddings(tokens)  # [T] → [T, H]
+        return BaseModelOutput(*self.encoder(hidden, tokens.layout, want_maps, want_states))
 
 
-class DebertaV2Head(DebertaV2PreTrainedModel, bert.BertHead):
-    """BERT's way through a model with a head, but for the pooler: it belongs to the heads, not to the body."""
+class DebertaV2Head(DebertaV2PreTrainedModel, heads.HeadWithTokenTypes):
+    """The way through a model with a head, around this body."""
+
+    def make_body(self) -> DebertaV2Model:
+        return DebertaV2Model(self.config)
+
+
+class ContextPooler(nn.Module):
+    """One vector for a text, made of that of its first token: `[B, H]` → `[B, H]`."""
 
     def __init__(self, config: DebertaV2Config) -> None:
-        super(bert.BertHead, self).__init__(config)
-        self.deberta = DebertaV2Model(config)
-        rate = config.hidden_dropout_prob
-        if self.pools:
-            dense, dropout = nn.Linear(config.hidden_size, config.hidden_size), nn.Dropout(config.pooler_dropout)
-            self.pooler = nn.ModuleDict({"dropout": dropout, "dense": dense})
-            self.activation = ops.activation(config.pooler_hidden_act)
-            rate = rate if config.cls_dropout is None else config.cls_dropout
-        self.dropout = nn.Dropout(rate)
-        self.build(config)
-        self.post_init()
+        super().__init__()
+        self.dropout = nn.Dropout(config.pooler_dropout)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ops.activation(config.pooler_hidden_act)
 
-    def run(
-        self, tokens: PackedTokens, want_maps: Asked, want_states: bool | None, return_dict: bool | None, *labels: Ids
-    ) -> ModelOutput | tuple[Tensor, ...]:
-        """`forward` from packed tokens on, with as many labels as `read` takes."""
-        body = self.deberta(packed=tokens, output_attentions=want_maps, output_hidden_states=want_states)
-        if self.pools:
-            first = self.pooler["dropout"](tokens.layout.first(body.last_hidden_state))  # [T, H] → [B, H]
-            body.pooler_output = self.activation(self.pooler["dense"](first))
-        return self.finish(self.read(body, tokens.layout, *labels), tokens.layout, return_dict, body)
+    def forward(self, first: Tensor) -> Tensor:
+        return self.activation(self.dense(self.dropout(first)))
 
 
-class DebertaV2ForSequenceClassification(DebertaV2Head, bert.BertForSequenceClassification):
+class DebertaV2TextHead(DebertaV2Head, heads.TextHead):
+    """What the heads that judge a text have in common: the pooler is theirs, not the body's."""
+
+    def build(self, config: DebertaV2Config) -> None:
+        self.pooler = ContextPooler(config)
+        super().build(config)
+
+    def logits(self, body: Any, layout: Layout) -> Tensor:
+        pooled = self.pooler(layout.first(body.last_hidden_state))  # [T, H] → [B, H]
+        return self.classifier(self.dropout(pooled))  # [B, H] → [B, C]
+
+
+class DebertaV2ForSequenceClassification(DebertaV2TextHead, heads.SequenceClassification):
     """A class, or a number, for the whole text; `labels` `[B]`, or `[B, C]` with the share of each class."""
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
+    def read(self, body: Any, layout: Layout, labels: Ids) -> ModelOutput:
         shares = labels is not None and self.config.problem_type is None and labels.dim() == 2 and labels.shape[1] > 1
         output = super().read(body, layout, None if shares else labels)
         if labels is not None and shares:
@@ -324,54 +345,82 @@ class DebertaV2ForSequenceClassification(DebertaV2Head, bert.BertForSequenceClas
         return output
 
 
-class DebertaV2ForMultipleChoice(DebertaV2Head, bert.BertForMultipleChoice):
+class DebertaV2ForMultipleChoice(DebertaV2TextHead, heads.MultipleChoice):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
 
 
-class DebertaV2ForTokenClassification(DebertaV2Head, bert.BertForTokenClassification):
+class DebertaV2ForTokenClassification(DebertaV2Head, heads.TokenClassification):
     """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
 
+    def build(self, config: DebertaV2Config) -> None:
+        super().build(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)  # cls_dropout is not for this head
 
-class DebertaV2ForQuestionAnswering(DebertaV2Head, bert.BertForQuestionAnswering):
+
+class DebertaV2ForQuestionAnswering(DebertaV2Head, heads.QuestionAnsweringWithTokenTypes):
     """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
 
 
-class DebertaV2ForMaskedLM(DebertaV2Head):
+class DebertaV2PredictionHeadTransform(nn.Module):
+    """A last dense layer before words are scored: `[T, H]` → `[T, E]`."""
+
+    activated = {"dense": "activation"}  # a speed form may compute these at once
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.embedding_size)
+        self.activation = ops.activation(config.hidden_act)
+        self.LayerNorm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.LayerNorm(self.activation(self.dense(hidden)))
+
+
+class LegacyLMPredictionHead(nn.Module):
+    """Words are scored by a layer, whose tensors are tied: `[T, H]` → `[T, V]`."""
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__()
+        self.transform = DebertaV2PredictionHeadTransform(config)
+        self.decoder = nn.Linear(config.embedding_size, config.vocab_size)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # checkpoints know the decoder's bias by this name
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.decoder(self.transform(hidden))
+
+
+class DebertaV2LMPredictionHead(DebertaV2PredictionHeadTransform):
+    """Words are scored by the very table that reads them in; what the head has of its own is a bias for each."""
+
+    def __init__(self, config: DebertaV2Config) -> None:
+        super().__init__(config)
+        config.require(config.embedding_size == config.hidden_size, "embedding_size", "hidden_size, as legacy is false")
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+
+class DebertaV2ForMaskedLM(DebertaV2Head, heads.MaskedLM):
     """The word behind each `[MASK]`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
 
-    pools = False
     output_embeddings = "cls.predictions.decoder"
     tied = {
         "cls.predictions.decoder.weight": "deberta.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
 
-    def build(self, config: bert.BertConfig) -> None:
-        sizes, size = self.config, self.config.embedding_size
-        norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        last = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, size), "LayerNorm": norm})
-        self.activation = ops.activation(config.hidden_act)
-        if sizes.legacy:  # words are read out by a layer, whose tensors are tied
-            head = nn.ModuleDict({"transform": last, "decoder": nn.Linear(size, config.vocab_size)})
-            self.cls = nn.ModuleDict({"predictions": head})
-        else:  # words are read out by the very table that reads them in
-            head = last
-            sizes.require(size == config.hidden_size, "embedding_size", "hidden_size, because legacy is false")
-            self.lm_predictions = nn.ModuleDict({"lm_head": head})
-            self.output_embeddings, self.tied = "", {}  # type: ignore[misc]
-            self.word_tensors = ("lm_predictions.lm_head.bias",)  # type: ignore[misc]
-        head.register_parameter("bias", nn.Parameter(torch.zeros(config.vocab_size)))
+    def build(self, config: DebertaV2Config) -> None:
+        if config.legacy:
+            self.cls = nn.ModuleDict({"predictions": LegacyLMPredictionHead(config)})
+            return
+        self.lm_predictions = nn.ModuleDict({"lm_head": DebertaV2LMPredictionHead(config)})
+        self.output_embeddings, self.tied = "", {}  # type: ignore[misc]
+        self.word_tensors = ("lm_predictions.lm_head.bias",)  # type: ignore[misc]
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        head = self.get_submodule("cls.predictions" if self.config.legacy else "lm_predictions.lm_head")
-        last = head.get_submodule("transform") if self.config.legacy else head
-        hidden = self.activation(last.get_submodule("dense")(body.last_hidden_state))  # [T, H] → [T, E]
-        hidden = last.get_submodule("LayerNorm")(hidden)
+    def logits(self, body: Any) -> Tensor:
         if self.config.legacy:
-            logits = head.get_submodule("decoder")(hidden)  # [T, E] → [T, V]
-        else:
-            logits = F.linear(hidden, self.get_input_embeddings().weight, head.get_parameter("bias"))
-        return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+            return self.cls["predictions"](body.last_hidden_state)  # [T, H] → [T, V]
+        head = self.lm_predictions["lm_head"]
+        hidden = head(body.last_hidden_state)  # [T, H]
+        return F.linear(hidden, self.get_input_embeddings().weight, head.get_parameter("bias"))  # [T, H] → [T, V]
 
 
 CONFIG = DebertaV2Config

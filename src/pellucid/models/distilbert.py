@@ -12,14 +12,15 @@ The way through: `Embeddings` turns ids into vectors, each `TransformerBlock` le
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pellucid import ops, outputs
+from pellucid import encoder_heads as heads
+from pellucid import ops
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
-from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
+from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import BaseModelOutput, ModelOutput
 
@@ -68,14 +69,8 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
-        layout, input_ids, _, position_ids, vectors = tokens
-        if input_ids is not None:
-            vectors = ops.embed(self.word_embeddings, input_ids)  # [T] → [T, H]
-        assert vectors is not None
-        if position_ids is None:
-            ops.check_length(layout.width, self.position_embeddings.num_embeddings)
-            position_ids = layout.positions(vectors.device)
-        vectors = vectors + ops.embed(self.position_embeddings, position_ids, "position_ids")
+        vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, H]
+        vectors = vectors + ops.embed_positions(self.position_embeddings, tokens)
         return self.dropout(self.LayerNorm(vectors))
 
 
@@ -134,6 +129,13 @@ class TransformerBlock(nn.Module):
         return self.output_layer_norm(self.ffn(hidden) + hidden), maps
 
 
+class Transformer(heads.LayerStack):
+    """The layers, one after another."""
+
+    def __init__(self, config: DistilBertConfig) -> None:
+        super().__init__(TransformerBlock(config) for _ in range(config.n_layers))
+
+
 class DistilBertPreTrainedModel(PreTrainedModel):
     """What all DistilBERT classes have in common: their configuration and the names of their parts."""
 
@@ -154,63 +156,34 @@ class DistilBertPreTrainedModel(PreTrainedModel):
             parameter[:, 1::2] = (place * rate[: parameter.shape[1] // 2]).cos().to(parameter.dtype)
 
 
-class DistilBertModel(DistilBertPreTrainedModel):
+class DistilBertModel(DistilBertPreTrainedModel, heads.Encoder):
     """The body: ids in, one vector for each token out."""
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
-        self.transformer = nn.ModuleDict({"layer": blocks})
-        self.gradient_checkpointing = False
+        self.transformer = Transformer(config)
         self.post_init()
+
+    def encode(self, tokens: PackedTokens, want_maps: Asked, want_states: bool) -> BaseModelOutput:
+        hidden = self.embeddings(tokens)  # [T] → [T, H]
+        return BaseModelOutput(*self.transformer(hidden, tokens.layout, want_maps, want_states))
 
     def forward(
         self, input_ids: Ids = None, attention_mask: Ids = None, inputs_embeds: Ids = None, position_ids: Ids = None,
         output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
         packed: PackedTokens | None = None,
     ) -> BaseModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Run the body.
-
-        Args:
-            input_ids: `[B, S]` vocabulary indices; exactly one of this, `inputs_embeds` and `packed`.
-            attention_mask: `[B, S]`, 0 at padding; or `[B, S, S]`, which tokens each token sees. Default: all real.
-            inputs_embeds: `[B, S, H]` word vectors instead of ids.
-            position_ids: `[B, S]`. Default: the column number.
-            output_attentions: return attention weights `[B, N, S, S]`: of all layers (`True`) or those listed.
-            output_hidden_states: return the states `[B, S, H]` before the first and after each layer.
-            return_dict: `False` gives a plain tuple.
-            packed: tokens that are packed already; results then stay packed, `[T, H]` in place of `[B, S, H]`.
-
-        Raises:
-            InputError: for shapes that do not fit, ids outside the vocabulary, or a text longer than the model reads.
-        """
-        tokens = packed or pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds)
-        want_maps, want_states = self.wanted(output_attentions, output_hidden_states)
-        layers, layout = self.transformer["layer"].children(), tokens.layout
-        recompute = self.gradient_checkpointing and self.training
-        hidden = self.embeddings(tokens)  # [T] → [T, H]
-        hidden, states, maps = ops.run_layers(layers, hidden, layout, want_maps, want_states, recompute)
-        output = BaseModelOutput(hidden, states, maps)
-        if packed is not None:
-            return output
-        output.last_hidden_state = layout.unpack(hidden)
-        return self.finish(output, layout, return_dict)
+        """Run the body; arguments as in `EncoderWithTokenTypes`, but for the token types, in an order of their own."""
+        tokens = self.pack(input_ids, attention_mask, None, position_ids, inputs_embeds, packed=packed)
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, packed is not None)  # type: ignore[no-any-return]
 
 
-class DistilBertHead(DistilBertPreTrainedModel):
-    """The way through a model with a head: the body, then `read`, which takes the head's answer off it."""
+class DistilBertHead(DistilBertPreTrainedModel, heads.EncoderHead):
+    """The way through a model with a head, around this body."""
 
-    read: Callable[..., ModelOutput]  # (packed states [T, H], layout, *labels) → logits, and the loss with labels
-
-    def __init__(self, config: DistilBertConfig) -> None:
-        super().__init__(config)
-        self.distilbert = DistilBertModel(config)
-        self.build(config)
-        self.post_init()
-
-    def build(self, config: DistilBertConfig) -> None:
-        """Make the head's own layers."""
+    def make_body(self) -> DistilBertModel:
+        return DistilBertModel(self.config)
 
     def forward(
         self, input_ids: Ids = None, attention_mask: Ids = None, inputs_embeds: Ids = None, labels: Ids = None,
@@ -218,77 +191,58 @@ class DistilBertHead(DistilBertPreTrainedModel):
         return_dict: bool | None = None, packed: PackedTokens | None = None,
     ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Run body and head: arguments as in `DistilBertModel`, and the head's `labels`, which add a `loss`."""
-        tokens = packed or pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds)
+        tokens = self.pack(input_ids, attention_mask, None, position_ids, inputs_embeds, packed=packed)
         return self.run(tokens, output_attentions, output_hidden_states, return_dict, labels)
 
-    def run(
-        self, tokens: PackedTokens, want_maps: Asked, want_states: bool | None, return_dict: bool | None, *labels: Ids
-    ) -> ModelOutput | tuple[Tensor, ...]:
-        """`forward` from packed tokens on, with as many labels as `read` takes."""
-        body = self.distilbert(packed=tokens, output_attentions=want_maps, output_hidden_states=want_states)
-        output = self.read(body.last_hidden_state, tokens.layout, *labels)
-        return self.finish(output, tokens.layout, return_dict, body)
 
-
-class DistilBertForMaskedLM(DistilBertHead):
+class DistilBertForMaskedLM(DistilBertHead, heads.MaskedLM):
     """The word behind each `[MASK]`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
 
     output_embeddings = "vocab_projector"
     tied = {"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"}
+    activated = {"vocab_transform": "activation"}  # a speed form may compute these at once
 
     def build(self, config: DistilBertConfig) -> None:
-        self.activation = ops.activation(config.activation)
         self.vocab_transform = nn.Linear(config.dim, config.dim)
+        self.activation = ops.activation(config.activation)
         self.vocab_layer_norm = nn.LayerNorm(config.dim, eps=1e-12)
         self.vocab_projector = nn.Linear(config.dim, config.vocab_size)
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Ids) -> ModelOutput:
-        hidden = self.vocab_layer_norm(self.activation(self.vocab_transform(hidden)))
-        logits = self.vocab_projector(hidden)  # [T, H] → [T, V]
-        return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+    def logits(self, body: Any) -> Tensor:
+        hidden = self.vocab_layer_norm(self.activation(self.vocab_transform(body.last_hidden_state)))
+        return self.vocab_projector(hidden)  # [T, H] → [T, V]
 
 
-class DistilBertForSequenceClassification(DistilBertHead):
+class DistilBertTextHead(DistilBertHead, heads.TextHead):
+    """What the heads that judge a text have in common: a pooler of their own, `pre_classifier`."""
+
+    def build(self, config: DistilBertConfig) -> None:
+        self.pre_classifier = nn.Linear(config.dim, config.dim)
+        self.classifier = nn.Linear(config.dim, self.classes(config))
+        self.dropout = nn.Dropout(config.seq_classif_dropout)
+
+    def logits(self, body: Any, layout: Layout) -> Tensor:
+        pooled = self.pre_classifier(layout.first(body.last_hidden_state)).relu()  # [T, H] → [B, H]
+        return self.classifier(self.dropout(pooled))  # [B, H] → [B, C]
+
+
+class DistilBertForSequenceClassification(DistilBertTextHead, heads.SequenceClassification):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
 
-    def build(self, config: DistilBertConfig) -> None:
-        self.pre_classifier = nn.Linear(config.dim, config.dim)
-        self.classifier = nn.Linear(config.dim, config.num_labels)
-        self.dropout = nn.Dropout(config.seq_classif_dropout)
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Ids) -> ModelOutput:
-        pooled = self.pre_classifier(layout.first(hidden)).relu()  # [T, H] → [B, H]
-        logits = self.classifier(self.dropout(pooled))  # [B, H] → [B, C]
-        return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
-
-
-class DistilBertForMultipleChoice(DistilBertHead):
+class DistilBertForMultipleChoice(DistilBertTextHead, heads.MultipleChoice):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
 
-    def build(self, config: DistilBertConfig) -> None:
-        self.pre_classifier = nn.Linear(config.dim, config.dim)
-        self.classifier = nn.Linear(config.dim, 1)
-        self.dropout = nn.Dropout(config.seq_classif_dropout)
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Ids) -> ModelOutput:
-        pooled = self.pre_classifier(layout.first(hidden)).relu()  # [T, H] → [B*C, H]
-        logits = self.classifier(self.dropout(pooled)).view(-1, layout.choices)  # [B*C, H] → [B, C]
-        return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
-
-
-class DistilBertForTokenClassification(DistilBertHead):
+class DistilBertForTokenClassification(DistilBertHead, heads.TokenClassification):
     """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
 
     def build(self, config: DistilBertConfig) -> None:
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.dim, config.num_labels)
 
-    def read(self, hidden: Tensor, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.classifier(self.dropout(hidden))  # [T, H] → [T, C]
-        return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
 
-
-class DistilBertForQuestionAnswering(DistilBertHead):
+class DistilBertForQuestionAnswering(DistilBertHead, heads.QuestionAnswering):
     """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
 
     def build(self, config: DistilBertConfig) -> None:
@@ -302,17 +256,16 @@ class DistilBertForQuestionAnswering(DistilBertHead):
         packed: PackedTokens | None = None,
     ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Arguments as in `DistilBertModel`; positions of the answer's first and last token add a `loss`."""
-        tokens = packed or pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds)
+        tokens = self.pack(input_ids, attention_mask, None, position_ids, inputs_embeds, packed=packed)
         return self.run(tokens, output_attentions, output_hidden_states, return_dict, start_positions, end_positions)
 
-    def read(self, hidden: Tensor, layout: Layout, start_at: Ids, end_at: Ids) -> ModelOutput:
-        start, end = layout.unpack_spans(self.qa_outputs(self.dropout(hidden)))  # [T, H] → [T, 2] → [B, S] each
-        return outputs.QuestionAnsweringModelOutput(ops.span_loss(start, end, start_at, end_at), start, end)
+    def logits(self, body: Any) -> Tensor:
+        return self.qa_outputs(self.dropout(body.last_hidden_state))  # [T, H] → [T, 2]
 
 
 CONFIG = DistilBertConfig
 HEADS = {
-    "Model": DistilBertModel, "ForPreTraining": DistilBertForMaskedLM, "ForMaskedLM": DistilBertForMaskedLM,
+    "Model": DistilBertModel, "ForMaskedLM": DistilBertForMaskedLM,
     "ForSequenceClassification": DistilBertForSequenceClassification,
     "ForMultipleChoice": DistilBertForMultipleChoice, "ForTokenClassification": DistilBertForTokenClassification,
     "ForQuestionAnswering": DistilBertForQuestionAnswering,

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from pellucid import encoder_heads as heads
 from pellucid import ops, outputs
+from pellucid.cache import Source
 from pellucid.config import Rate, Size
 from pellucid.layout import Asked, Ids, Layout, PackedTokens
 from pellucid.model import PreTrainedModel
 from pellucid.models import bert
-from pellucid.outputs import BaseModelOutput, ModelOutput
+from pellucid.outputs import BaseModelOutputWithPastAndCrossAttentions, ModelOutput
 
 
 class ElectraConfig(bert.BertConfig):
@@ -75,7 +76,7 @@ class ElectraPreTrainedModel(PreTrainedModel):
     config: ElectraConfig
 
 
-class ElectraModel(ElectraPreTrainedModel, heads.EncoderWithTokenTypes):
+class ElectraModel(ElectraPreTrainedModel, heads.EncoderOrDecoder):
     """The body: ids in, one vector for each token out."""
 
     def __init__(self, config: ElectraConfig) -> None:
@@ -86,11 +87,15 @@ class ElectraModel(ElectraPreTrainedModel, heads.EncoderWithTokenTypes):
         self.encoder = bert.BertEncoder(config)
         self.post_init()
 
-    def encode(self, tokens: PackedTokens, want_maps: Asked, want_states: bool) -> BaseModelOutput:
-        hidden = self.embeddings(tokens)  # [T] → [T, E]
+    def encode(
+        self, tokens: PackedTokens, want_maps: Asked, want_states: bool, source: Source | None = None
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        layout, hidden = tokens.layout, self.embeddings(tokens)  # [T] → [T, E]
         if self.embeddings_project is not None:
             hidden = self.embeddings_project(hidden)  # [T, E] → [T, H]
-        return BaseModelOutput(*self.encoder(hidden, tokens.layout, want_maps, want_states))
+        hidden, states, weights = self.encoder(hidden, layout, want_maps, want_states, source)
+        maps, cross = heads.own_and_across(weights, source)
+        return BaseModelOutputWithPastAndCrossAttentions(hidden, layout.close(), states, maps, cross)
 
 
 class ElectraHead(ElectraPreTrainedModel, heads.HeadWithTokenTypes):

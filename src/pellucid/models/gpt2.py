@@ -1,6 +1,7 @@
 """GPT-2: a stack of decoder layers in which a token sees those before it, with learned positions.
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners",
+cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf.
 Checkpoints: openai-community/gpt2, openai-community/gpt2-xl, distilbert/distilgpt2.
 
 Axes: `B` batch, `S` sequence, `T` packed tokens (all real tokens of the batch), `H` hidden, `N` heads, `D` head size,

@@ -99,6 +99,7 @@ class M2M100Decoder(M2M100PreTrainedModel, bart.BartDecoder):
 class M2M100Model(M2M100PreTrainedModel, bart.BartModel):
     """The body: ids of the source and of the decoder in, one vector for each of the decoder's tokens out."""
 
+    rewrites = False
     encoder_class = M2M100Encoder
     decoder_class = M2M100Decoder
 
@@ -121,7 +122,7 @@ class M2M100ForConditionalGeneration(M2M100PreTrainedModel, bart.BartHead, Condi
 
 CONFIG = M2M100Config
 HEADS = {"Model": M2M100Model, "ForSeq2SeqLM": M2M100ForConditionalGeneration}
-TINY = {**bart.TINY, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
+TINY = {**bart.TINY, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0, "attention_dropout": 0.0}
 VARIANTS = [
     {"activation_function": "gelu", "scale_embedding": False, "encoder_layers": 1, "decoder_attention_heads": 2},
     {"tie_word_embeddings": False, "decoder_layers": 3, "activation_function": "silu", "encoder_attention_heads": 1},

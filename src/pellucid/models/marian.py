@@ -78,6 +78,7 @@ class MarianDecoder(MarianPreTrainedModel, bart.BartDecoder):
 class MarianModel(MarianPreTrainedModel, bart.BartModel):
     """The body: ids of the source and of the decoder in, one vector for each of the decoder's tokens out."""
 
+    rewrites = False
     encoder_class = MarianEncoder
     decoder_class = MarianDecoder
 

@@ -85,7 +85,8 @@ class MBartForCausalLM(MBartPreTrainedModel, bart.BartForCausalLM):
 CONFIG = MBartConfig
 HEADS = {
     "Model": MBartModel, "ForSeq2SeqLM": MBartForConditionalGeneration, "ForCausalLM": MBartForCausalLM,
-    "ForSequenceClassification": MBartForSequenceClassification, "ForQuestionAnswering": MBartForQuestionAnswering,
+    "ForMaskedLM": MBartForConditionalGeneration, "ForSequenceClassification": MBartForSequenceClassification,
+    "ForQuestionAnswering": MBartForQuestionAnswering,
 }  # fmt: skip
 TINY = bart.TINY
 VARIANTS = [

@@ -13,18 +13,20 @@ adds to their attention scores, once for all layers; each `MPNetLayer` lets the 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pellucid import ops, outputs
+from pellucid import encoder_heads as heads
+from pellucid import ops
+from pellucid.cache import Cache
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
-from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
+from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, count_packed, count_real, pack_tokens
 from pellucid.model import PreTrainedModel
 from pellucid.models.bert import BertIntermediate, BertOutput
-from pellucid.outputs import BaseModelOutputWithPooling, ModelOutput
+from pellucid.outputs import BaseModelOutputWithPooling
 
 Bias = Sequence[Tensor]  # what distances add to attention scores, run by run of the layout: [1, N, length, length]
 PADDING = 1  # the id of padding and its position, whatever the configuration says; texts begin at the position after it
@@ -61,21 +63,15 @@ class MPNetConfig(PretrainedConfig):
         for name, least in zip(tables, (BUCKETS, PADDING + 1, PADDING + 2), strict=True):
             self.require(getattr(self, name) >= least, name, f"at least {least}")
 
+    @property
+    def head_dropout(self) -> float:
+        """Rate of dropout before a classifier."""
+        return self.hidden_dropout_prob
 
-def count_places(input_ids: Tensor) -> Tensor:
-    """Position of each id in `[..., S]`: texts are counted from `PADDING + 1` on, padding is not counted."""
-    real = input_ids != PADDING
-    return real.cumsum(-1) * real + PADDING
-
-
-def count_packed(tokens: PackedTokens) -> Tensor:
-    """Positions `[T]` of tokens that lie packed already, or came as vectors, which do not tell what is padding."""
-    ids = tokens.input_ids
-    if ids is None:
-        assert tokens.inputs_embeds is not None
-        return tokens.layout.positions(tokens.inputs_embeds.device) + PADDING + 1
-    rows = [ids.narrow(0, start, count * length).view(count, length) for start, count, length in tokens.layout.runs]
-    return torch.cat([ids[:0], *(count_places(row).flatten() for row in rows)])
+    @property
+    def readable_tokens(self) -> int:
+        """How many tokens have a place: all positions, but those up to that of padding."""
+        return self.max_position_embeddings - PADDING - 1
 
 
 class MPNetEmbeddings(nn.Module):
@@ -89,12 +85,8 @@ class MPNetEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
-        vectors = tokens.inputs_embeds
-        if tokens.input_ids is not None:
-            vectors = ops.embed(self.word_embeddings, tokens.input_ids)  # [T] → [T, H]
-        assert vectors is not None
-        assert tokens.position_ids is not None
-        vectors = vectors + ops.embed(self.position_embeddings, tokens.position_ids, "position_ids")
+        vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, H]
+        vectors = vectors + ops.embed_positions(self.position_embeddings, tokens)
         return self.dropout(self.LayerNorm(vectors))
 
 
@@ -149,14 +141,12 @@ class MPNetLayer(nn.Module):
         return self.output(self.intermediate(attended), attended), maps
 
 
-class MPNetEncoder(nn.Module):
+class MPNetEncoder(heads.LayerStack):
     """The layers, one after another, and the table of distances that they share."""
 
     def __init__(self, config: MPNetConfig) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(MPNetLayer(config) for _ in range(config.num_hidden_layers))
+        super().__init__(MPNetLayer(config) for _ in range(config.num_hidden_layers))
         self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
-        self.gradient_checkpointing = False
 
     def distance_bias(self, layout: Layout) -> Bias:
         """Look up what the distance between two tokens adds to their scores in each head; runs share one table."""
@@ -166,12 +156,16 @@ class MPNetEncoder(nn.Module):
         bias = self.relative_attention_bias(buckets).permute(2, 0, 1)[None].contiguous()  # [L, L] → [1, N, L, L]
         return [bias[:, :, : run.length, : run.length] for run in layout.runs]
 
-    def forward(
-        self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
-        recompute = self.gradient_checkpointing and self.training
-        bias = self.distance_bias(layout)
-        return ops.run_layers(self.layer, hidden, layout, want_maps, want_states, recompute, bias)
+
+class MPNetPooler(nn.Module):
+    """One vector for a text, made of that of its first token: `[B, H]` → `[B, H]`."""
+
+    def __init__(self, config: MPNetConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, first: Tensor) -> Tensor:
+        return self.dense(first).tanh()
 
 
 class MPNetPreTrainedModel(PreTrainedModel):
@@ -182,87 +176,43 @@ class MPNetPreTrainedModel(PreTrainedModel):
     input_embeddings = "embeddings.word_embeddings"
     config: MPNetConfig
 
-    def enter(
-        self, packed: PackedTokens | None, input_ids: Ids, attention_mask: Ids, position_ids: Ids, inputs_embeds: Ids
-    ) -> PackedTokens:
-        """The entrance: drop the padding, and give each token its position unless the caller has.
-
-        Ids of padding are passed over in counting, masked tokens are not: so a batch is counted before it is packed.
-        """
-        if packed is None:
-            counted = count_places(input_ids) if position_ids is None and input_ids is not None else position_ids
-            tokens = pack_tokens(input_ids, attention_mask, None, counted, inputs_embeds)
-        else:
-            tokens, position_ids = packed, packed.position_ids
-        if position_ids is None:
-            ops.check_length(tokens.layout.width, self.config.max_position_embeddings - PADDING - 1)
+    def pack(
+        self, input_ids: Ids, attention_mask: Ids, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, cache: Cache | None = None, packed: PackedTokens | None = None,
+    ) -> PackedTokens:  # fmt: skip
+        """The entrance; a batch is counted before it is packed, because ids that are masked but no padding count."""
+        limit = self.config.readable_tokens
+        if packed is None and position_ids is None and input_ids is not None:
+            position_ids = count_real(input_ids, PADDING, limit)
+        tokens = pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
         if tokens.position_ids is None:
-            tokens = tokens._replace(position_ids=count_packed(tokens))
+            tokens = tokens._replace(position_ids=count_packed(tokens, PADDING, limit, self.device))
         return tokens
 
 
-class MPNetModel(MPNetPreTrainedModel):
+class MPNetModel(MPNetPreTrainedModel, heads.EncoderWithoutTokenTypes):
     """The body: ids in, one vector for each token out, and one for the sequence if there is a pooling layer."""
 
     def __init__(self, config: MPNetConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
         self.embeddings = MPNetEmbeddings(config)
         self.encoder = MPNetEncoder(config)
-        dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.pooler = nn.ModuleDict({"dense": dense}) if add_pooling_layer else None
+        self.pooler = MPNetPooler(config) if add_pooling_layer else None
         self.post_init()
 
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, position_ids: Ids = None, inputs_embeds: Ids = None,
-        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
-        packed: PackedTokens | None = None,
-    ) -> BaseModelOutputWithPooling | tuple[Tensor, ...]:  # fmt: skip
-        """Run the body.
-
-        Args:
-            input_ids: `[B, S]` vocabulary indices; exactly one of this, `inputs_embeds` and `packed`.
-            attention_mask: `[B, S]`, 0 at padding; or `[B, S, S]`, which tokens each token sees. Default: all real.
-            position_ids: `[B, S]`. Default: the tokens that are not padding, counted from 2 on.
-            inputs_embeds: `[B, S, H]` word vectors instead of ids.
-            output_attentions: return attention weights `[B, N, S, S]`: of all layers (`True`) or those listed.
-            output_hidden_states: return the states `[B, S, H]` before the first and after each layer.
-            return_dict: `False` gives a plain tuple.
-            packed: tokens that are packed already; results then stay packed, `[T, H]` in place of `[B, S, H]`.
-
-        Raises:
-            InputError: for shapes that do not fit, ids outside the vocabulary, or a text longer than the model reads.
-        """
-        tokens = self.enter(packed, input_ids, attention_mask, position_ids, inputs_embeds)
-        want_maps, want_states = self.wanted(output_attentions, output_hidden_states)
-        hidden = self.embeddings(tokens)  # [T] → [T, H]
-        hidden, states, maps = self.encoder(hidden, tokens.layout, want_maps, want_states)
-        pooled = None if self.pooler is None else self.pooler["dense"](tokens.layout.first(hidden)).tanh()  # [B, H]
-        if packed is not None:
-            return BaseModelOutputWithPooling(hidden, pooled, states, maps)
-        output = BaseModelOutputWithPooling(tokens.layout.unpack(hidden), pooled, states, maps)
-        return self.finish(output, tokens.layout, return_dict)
+    def encode(self, tokens: PackedTokens, want_maps: Asked, want_states: bool) -> BaseModelOutputWithPooling:
+        layout, hidden = tokens.layout, self.embeddings(tokens)  # [T] → [T, H]
+        bias = self.encoder.distance_bias(layout)
+        hidden, states, maps = self.encoder(hidden, layout, want_maps, want_states, bias)
+        pooled = None if self.pooler is None else self.pooler(layout.first(hidden))  # [T, H] → [B, H]
+        return BaseModelOutputWithPooling(hidden, pooled, states, maps)
 
 
-class MPNetHead(MPNetPreTrainedModel, ABC):
-    """The way through a model with a head: the body, then `read`, which takes the head's answer off it."""
+class MPNetHead(MPNetPreTrainedModel, heads.HeadWithoutTokenTypes):
+    """The way through a model with a head, around this body."""
 
-    def __init__(self, config: MPNetConfig, add_pooling_layer: bool = False) -> None:
-        super().__init__(config)
-        self.mpnet = MPNetModel(config, add_pooling_layer)
-
-    @abstractmethod
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        """Logits, and the loss when there are labels, from the packed body."""
-
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, position_ids: Ids = None, inputs_embeds: Ids = None,
-        labels: Ids = None, output_attentions: Asked = None, output_hidden_states: bool | None = None,
-        return_dict: bool | None = None, packed: PackedTokens | None = None,
-    ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Run body and head: arguments as in `MPNetModel`, and the head's `labels`, which add a `loss`."""
-        tokens = self.enter(packed, input_ids, attention_mask, position_ids, inputs_embeds)
-        body = self.mpnet(packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states)
-        return self.finish(self.read(body, tokens.layout, labels), tokens.layout, return_dict, body)
+    def make_body(self) -> MPNetModel:
+        return MPNetModel(self.config, add_pooling_layer=self.pools)
 
 
 class MPNetLMHead(nn.Module):
@@ -282,7 +232,7 @@ class MPNetLMHead(nn.Module):
         return self.decoder(self.layer_norm(self.activation(self.dense(hidden))))
 
 
-class MPNetForMaskedLM(MPNetHead):
+class MPNetForMaskedLM(MPNetHead, heads.MaskedLM):
     """The word behind each `<mask>`; `labels` `[B, S]` hold the words to find and -100 elsewhere."""
 
     output_embeddings = "lm_head.decoder"
@@ -291,14 +241,11 @@ class MPNetForMaskedLM(MPNetHead):
         "lm_head.decoder.bias": "lm_head.bias",
     }
 
-    def __init__(self, config: MPNetConfig) -> None:
-        super().__init__(config)
+    def build(self, config: MPNetConfig) -> None:
         self.lm_head = MPNetLMHead(config)
-        self.post_init()
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.lm_head(body.last_hidden_state)  # [T, H] → [T, V]
-        return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
+    def logits(self, body: Any) -> Tensor:
+        return self.lm_head(body.last_hidden_state)  # [T, H] → [T, V]
 
 
 class MPNetClassificationHead(nn.Module):
@@ -314,76 +261,33 @@ class MPNetClassificationHead(nn.Module):
         return self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(first)))))
 
 
-class MPNetForSequenceClassification(MPNetHead):
+class MPNetForSequenceClassification(MPNetHead, heads.SequenceClassification):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]` as `ops.classification_loss` reads them."""
 
-    def __init__(self, config: MPNetConfig) -> None:
-        super().__init__(config)
+    pools = False
+
+    def build(self, config: MPNetConfig) -> None:
         self.classifier = MPNetClassificationHead(config)
-        self.post_init()
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        assert body.last_hidden_state is not None
-        logits = self.classifier(layout.first(body.last_hidden_state))  # [T, H] → [B, C]
-        return outputs.SequenceClassifierOutput(ops.classification_loss(logits, labels, self.config), logits)
+    def logits(self, body: Any, layout: Layout) -> Tensor:
+        return self.classifier(layout.first(body.last_hidden_state))  # [T, H] → [B, H] → [B, C]
 
 
-class MPNetForMultipleChoice(MPNetHead):
+class MPNetForMultipleChoice(MPNetHead, heads.MultipleChoice):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
 
-    def __init__(self, config: MPNetConfig) -> None:
-        super().__init__(config, add_pooling_layer=True)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        self.post_init()
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.classifier(self.dropout(body.pooler_output)).view(-1, layout.choices)  # [B*C, H] → [B, C]
-        return outputs.MultipleChoiceModelOutput(ops.label_loss(logits, labels), logits)
-
-
-class MPNetForTokenClassification(MPNetHead):
+class MPNetForTokenClassification(MPNetHead, heads.TokenClassification):
     """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
 
-    def __init__(self, config: MPNetConfig) -> None:
-        super().__init__(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.post_init()
 
-    def read(self, body: BaseModelOutputWithPooling, layout: Layout, labels: Ids) -> ModelOutput:
-        logits = self.classifier(self.dropout(body.last_hidden_state))  # [T, H] → [T, C]
-        return outputs.TokenClassifierOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
-
-
-class MPNetForQuestionAnswering(MPNetPreTrainedModel):
+class MPNetForQuestionAnswering(MPNetHead, heads.QuestionAnsweringWithoutTokenTypes):
     """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
-
-    def __init__(self, config: MPNetConfig) -> None:
-        super().__init__(config)
-        self.mpnet = MPNetModel(config, add_pooling_layer=False)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
-        self.post_init()
-
-    def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, position_ids: Ids = None, inputs_embeds: Ids = None,
-        start_positions: Ids = None, end_positions: Ids = None,
-        output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
-        packed: PackedTokens | None = None,
-    ) -> outputs.QuestionAnsweringModelOutput | tuple[Tensor, ...]:  # fmt: skip
-        """Arguments as in `MPNetModel`; positions of the answer's first and last token add a `loss`."""
-        tokens = self.enter(packed, input_ids, attention_mask, position_ids, inputs_embeds)
-        body = self.mpnet(packed=tokens, output_attentions=output_attentions, output_hidden_states=output_hidden_states)
-        logits = self.qa_outputs(body.last_hidden_state)  # [T, H] → [T, 2]
-        start, end = tokens.layout.unpack_spans(logits)  # [B, S] each
-        loss = ops.span_loss(start, end, start_positions, end_positions)
-        return self.finish(outputs.QuestionAnsweringModelOutput(loss, start, end), tokens.layout, return_dict, body)
 
 
 CONFIG = MPNetConfig
 HEADS = {
     "Model": MPNetModel,
-    "ForPreTraining": MPNetForMaskedLM,
     "ForMaskedLM": MPNetForMaskedLM,
     "ForSequenceClassification": MPNetForSequenceClassification,
     "ForMultipleChoice": MPNetForMultipleChoice,

@@ -1,7 +1,8 @@
 """GPT: a stack of decoder layers in which a token sees those before it; each layer normalises what it leaves behind.
 
-Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training".
-Checkpoint: openai-community/openai-gpt.
+Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training",
+cdn.openai.com/research-covers/language-unsupervised/language_understanding_paper.pdf.
+Checkpoints: openai-community/openai-gpt.
 
 Axes: `B` batch, `S` sequence, `T` packed tokens (all real tokens of the batch), `H` hidden, `N` heads, `D` head size,
 `V` vocabulary, `C` classes or choices.

@@ -51,6 +51,7 @@ class PegasusDecoder(PegasusPreTrainedModel, bart.BartDecoder):
 class PegasusModel(PegasusPreTrainedModel, bart.BartModel):
     """The body: ids of the source and of the decoder in, one vector for each of the decoder's tokens out."""
 
+    rewrites = False
     encoder_class = PegasusEncoder
     decoder_class = PegasusDecoder
 

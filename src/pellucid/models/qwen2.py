@@ -56,6 +56,7 @@ class Qwen2Config(llama.LlamaConfig):
     def validate(self) -> None:
         """As in Llama; and each layer needs a type."""
         super().validate()
+        self.require(self.head_dim > 0, "num_attention_heads", f"at most hidden_size {self.hidden_size}")
         check_layer_types(self)
 
 

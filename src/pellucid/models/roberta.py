@@ -74,7 +74,7 @@ class RobertaPreTrainedModel(bert.BertPreTrainedModel):
         """The entrance; a batch is counted before it is packed, because ids that are masked but no padding count."""
         padding, limit = self.config.padding, self.config.readable_tokens
         if packed is None and position_ids is None and input_ids is not None and input_ids.dim() > 1:
-            seen = 0 if cache is None else cache.get_seq_length()
+            seen = [0] if cache is None or cache.lengths is None else cache.lengths
             position_ids = count_real(input_ids, padding, limit, seen)
         tokens = pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
         if tokens.position_ids is None:
@@ -174,7 +174,7 @@ class RobertaForQuestionAnswering(RobertaHead, heads.QuestionAnsweringWithTokenT
 
 CONFIG = RobertaConfig
 HEADS = {
-    "Model": RobertaModel, "ForPreTraining": RobertaForMaskedLM, "ForMaskedLM": RobertaForMaskedLM,
+    "Model": RobertaModel, "ForMaskedLM": RobertaForMaskedLM,
     "ForCausalLM": RobertaForCausalLM, "ForSequenceClassification": RobertaForSequenceClassification,
     "ForMultipleChoice": RobertaForMultipleChoice, "ForTokenClassification": RobertaForTokenClassification,
     "ForQuestionAnswering": RobertaForQuestionAnswering,

@@ -66,6 +66,7 @@ class SmolLM3Config(llama.LlamaConfig):
     def validate(self) -> None:
         """As in Llama; and each layer needs a type and must know whether it has positions."""
         super().validate()
+        self.require(self.head_dim > 0, "num_attention_heads", f"at most hidden_size {self.hidden_size}")
         enough = len(self.no_rope_layers) >= self.num_hidden_layers
         self.require(enough, "no_rope_layers", f"1 or 0 for each of {self.num_hidden_layers} layers")
         check_layer_types(self)

@@ -3,8 +3,8 @@
 Conneau et al. 2019, "Unsupervised Cross-lingual Representation Learning at Scale", arXiv:1911.02116.
 Checkpoints: xlm-roberta-base, xlm-roberta-large, intfloat/multilingual-e5-base, BAAI/bge-m3.
 
-It computes what `roberta.py` says, and its tensors have the same names, body `roberta` included; only the classes are
-called otherwise.
+Axes and the way through are those of `roberta.py`. Its tensors have the same names, body `roberta` included; only the
+classes are called otherwise.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class XLMRobertaForQuestionAnswering(XLMRobertaHead, roberta.RobertaForQuestionA
 
 CONFIG = XLMRobertaConfig
 HEADS = {
-    "Model": XLMRobertaModel, "ForPreTraining": XLMRobertaForMaskedLM, "ForMaskedLM": XLMRobertaForMaskedLM,
+    "Model": XLMRobertaModel, "ForMaskedLM": XLMRobertaForMaskedLM,
     "ForCausalLM": XLMRobertaForCausalLM, "ForSequenceClassification": XLMRobertaForSequenceClassification,
     "ForMultipleChoice": XLMRobertaForMultipleChoice, "ForTokenClassification": XLMRobertaForTokenClassification,
     "ForQuestionAnswering": XLMRobertaForQuestionAnswering,
