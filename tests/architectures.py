@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from pellucid.auto import model_files
+from pellucid.encoder_heads import EncoderOrDecoder
 from pellucid.model import PreTrainedModel
 
-MODULES = {stem: importlib.import_module(f"pellucid.models.{stem}") for stem in sorted(set(model_files().values()))}
+FILES = {stem: importlib.import_module(f"pellucid.models.{stem}") for stem in sorted(set(model_files().values()))}
+MODULES = {stem: module for stem, module in FILES.items() if "Model" in module.HEADS}  # not those made of two others
 BATCH, WIDTH = 5, 12
 WRITTEN = 9  # width of what a decoder writes, another than that of what an encoder reads
 PAD = 1
@@ -67,8 +69,17 @@ class Case:
 
     @property
     def remembers(self) -> bool:
-        """Whether the model takes a cache of earlier tokens."""
+        """Whether the model takes a cache of earlier tokens; a body that may be an encoder must be a decoder for it."""
+        if issubclass(self.model_class, EncoderOrDecoder):
+            module = MODULES[self.stem]
+            changes = module.VARIANTS[self.variant - 1] if self.variant else {}
+            return bool({**module.TINY, **changes}.get("is_decoder"))
         return "past_key_values" in self.model_class.forward.__annotations__
+
+    @property
+    def reads_first_word(self) -> bool:
+        """Whether a text is judged by its first column, where a row that is padded on the left has padding."""
+        return not self.remembers or issubclass(self.model_class, EncoderOrDecoder)
 
     @property
     def reads_last_word(self) -> bool:

@@ -73,13 +73,13 @@ def byte_fallback_bpe() -> PreTrainedTokenizerFast:
 
 @cache
 def byte_fallback_unigram() -> PreTrainedTokenizerFast:
+    """As Gemma's: the same by scores, and the space in front stays."""
     pieces = [(token, 0.0) for token in SPECIAL] + [(token, -20.0) for token in _byte_tokens()]
     pieces += [(letter, -6.0) for letter in _letters()]
     pieces += [(word, -4.0) for word in ("▁the", "ing", "▁is", "▁▁", "th", "12", "▁12", "好")]
     backend = Tokenizer(models.Unigram(pieces, 0, byte_fallback=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    steps = [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")]
-    backend.decoder = decoders.Sequence(steps)
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return _with_names(backend)
 
 
@@ -95,7 +95,7 @@ def pieces() -> T5Tokenizer:
 @cache
 def word_pieces() -> BertTokenizer:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "fox", "##es", "do", "not", "n't", "'", "s", "a"]
-    words += [mark for mark in ".,!?;"] + [f"##{mark}" for mark in ".,!?'"] + ["##n", "##'", "##t", "ve", "re", "m"]
+    words += list(".,!?;") + [f"##{mark}" for mark in ".,!?'"] + ["##n", "##'", "##t", "ve", "re", "m"]
     words += ["你", "##好", "é", "##é", "🙂"]
     path = Path(mkdtemp()) / "vocab.txt"
     path.write_text("\n".join(words) + "\n", encoding="utf-8")
@@ -160,6 +160,7 @@ STREAMED = {
     "word ends": decoders.BPEDecoder(),
     "joined word ends": decoders.Sequence([decoders.Fuse(), decoders.BPEDecoder()]),
     "byte runs": decoders.ByteFallback(),
+    "byte runs, then pieces": decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")]),
     "llama": decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     ),

@@ -28,7 +28,7 @@ def in_pieces(
     """First values of the calls, side by side, and the cache."""
     found, start = [], 0
     for end in ends:
-        output = model(ids[:, start:end], mask[:, :end], past_key_values=cache, use_cache=True)
+        output = model(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True)
         cache, start = output.past_key_values, end
         found.append(output.to_tuple()[0])
     return torch.cat(found, dim=1), cache
@@ -41,7 +41,7 @@ def test_in_pieces_as_in_one(case: Case, padding: str) -> None:
     inputs = inputs_of(case, padding)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     with torch.no_grad():
-        whole = model(ids, mask, use_cache=False).to_tuple()[0]
+        whole = model(ids, attention_mask=mask, use_cache=False).to_tuple()[0]
         for ends in PIECES:
             found, cache = in_pieces(model, ids, mask, ends, None)
             torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
@@ -54,7 +54,7 @@ def test_in_space_set_aside_and_with_gradients(case: Case) -> None:
     model = case.model()
     inputs = inputs_of(case, "left")
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    whole = model(ids, mask, use_cache=False).to_tuple()[0]
+    whole = model(ids, attention_mask=mask, use_cache=False).to_tuple()[0]
     found, _ = in_pieces(model, ids, mask, (5, 6, 12), StaticCache(model.config, max_cache_len=WIDTH))
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
     grown, _ = in_pieces(model, ids, mask, (5, 6, 12), DynamicCache(model.config))
@@ -65,7 +65,7 @@ def test_in_space_set_aside_and_with_gradients(case: Case) -> None:
     small = StaticCache(model.config, max_cache_len=8)
     if any(isinstance(memory, FixedMemory) for memory in small.layers):  # windows need no more room
         with pytest.raises(InputError, match="got 12 tokens, room for 8"):
-            model(ids, mask, past_key_values=small)
+            model(ids, attention_mask=mask, past_key_values=small)
 
 
 @pytest.mark.parametrize("case", [case for case in DECODERS if case.variant == 0], ids=str)
@@ -74,7 +74,7 @@ def test_rows_are_reordered_repeated_and_cropped(case: Case) -> None:
     inputs = inputs_of(case, "full")
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     with torch.no_grad():
-        whole = model(ids, mask, use_cache=False).to_tuple()[0]
+        whole = model(ids, attention_mask=mask, use_cache=False).to_tuple()[0]
         order = torch.tensor([3, 0, 4, 4, 1])
         _, cache = in_pieces(model, ids, mask, (8,), None)
         cache.reorder_cache(order)
@@ -139,7 +139,7 @@ def test_a_batch_that_cannot_be_remembered_says_so() -> None:
     with pytest.raises(InputError, match="got 5 rows for a batch of 2"):
         model(inputs["input_ids"][:2], past_key_values=cache)
     with pytest.raises(InputError, match=r"wanted \[5, 16\] like 4 cached columns and the tokens"):
-        model(inputs["input_ids"], mask_of("full"), past_key_values=cache)
+        model(inputs["input_ids"], attention_mask=mask_of("full"), past_key_values=cache)
 
 
 @pytest.mark.parametrize("stem", ["gemma", "gemma2", "gemma3_text"])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -193,10 +194,15 @@ class SlidingMemory(Memory):
 
 
 class CrossMemory(Memory):
-    """Keys and values of a text that was read once, `[B, N, K, D]`; rows shorter than `K` are masked."""
+    """Keys and values of a text that was read once, `[B, N, K, D]`; rows shorter than `K` are masked.
+
+    Rows of the batch that look at the same text, one after another, share it, as the beams of one prompt do: there are
+    `sharing` times as many rows as texts.
+    """
 
     def __init__(self) -> None:
         self.mask: Tensor | None = None  # [B, 1, 1, K]
+        self.sharing = 1
 
     def store(self, key: Tensor, value: Tensor, layout: Layout) -> None:
         """`layout` is that of the text that was read."""
@@ -215,20 +221,36 @@ class CrossMemory(Memory):
         self.mask = torch.arange(longest, device=key.device) < ends
 
     def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
-        """Every token sees the whole text of its row."""
+        """Every token sees the whole text of its row; where rows share texts, each span is of texts and not of rows."""
+        if self.sharing > 1 and (layout.rows is not None or any(run.count % self.sharing for run in layout.runs)):
+            self._share([row // self.sharing for row in range(layout.batch)], 1)
         assert self.keys is not None
         found = []
         for rows, _ in _rows_of_runs(layout):
-            chosen = None if rows == list(range(layout.batch)) else torch.tensor(rows, device=self.keys.device)
+            texts = [row // self.sharing for row in rows[:: self.sharing]]
+            chosen = None if texts == list(range(len(self.keys))) else torch.tensor(texts, device=self.keys.device)
             mask = self.mask if self.mask is None or chosen is None else self.mask[chosen]
             found.append(Span(chosen, self.keys.shape[2], mask))
         return found
 
     def select(self, rows: Tensor) -> None:
-        """Keep the given rows and what is hidden in them."""
-        super().select(rows)
+        """Keep the given rows; neighbours with the same text share it if all texts have equally many rows."""
+        texts = [row // self.sharing for row in rows.tolist()]
+        groups = [(text, len(list(group))) for text, group in groupby(texts)]
+        if groups and all(count == groups[0][1] for _, count in groups):
+            self._share([text for text, _ in groups], groups[0][1])
+        else:
+            self._share(texts, 1)
+
+    def _share(self, texts: list[int], sharing: int) -> None:
+        """Keep the given texts, for that many rows each; nothing is copied when they are those that there are."""
+        self.sharing = sharing
+        if self.keys is None or texts == list(range(len(self.keys))):
+            return
+        chosen = torch.tensor(texts, dtype=torch.long, device=self.keys.device)
+        super().select(chosen)
         if self.mask is not None:
-            self.mask = self.mask.index_select(0, rows.to(self.mask.device))
+            self.mask = self.mask.index_select(0, chosen)
 
 
 # ---------------------------------------------------------------------- places

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pellucid import ops, outputs
 from pellucid.cache import Cache, Source, open_cache
-from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
+from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, count_packed, count_real, pack_tokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import ModelOutput
 from pellucid.seq2seq import Seen, look_at
@@ -44,7 +44,7 @@ class LayerStack(nn.Module):
 
 
 def own_and_across(weights: Any, source: Source | None) -> tuple[Any, Any]:
-    """Weights of each layer among a text's own tokens, and on the source, of layers that give both when there is one."""
+    """Weights of each layer among a text's own tokens, and those on a source, when layers were given one."""
     if weights is None or source is None:
         return weights, None
     return tuple(own for own, _ in weights), tuple(across for _, across in weights)
@@ -128,15 +128,12 @@ class EncoderOrDecoder(Encoder):
         past_key_values: Cache | None = None, use_cache: bool | None = None, output_attentions: Asked = None,
         output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
     ) -> Any:  # fmt: skip
-        """Run the body; arguments as in `EncoderWithTokenTypes`, and for a decoder these.
+        """Run the body; arguments as in `EncoderWithTokenTypes`, but a decoder takes a few more.
 
-        Args:
-            attention_mask: `[B, P + S]`, 0 at padding, `P` cached columns first.
-            encoder_hidden_states: `[B, source, H]` of a text to look at, with `add_cross_attention`. A cache keeps what
-                the layers make of them, and they are not read again.
-            encoder_attention_mask: `[B, source]`, 0 at padding. Default: all real.
-            past_key_values: cache of earlier tokens, which grows by these.
-            use_cache: whether to return a cache. Default: as the configuration says, and not in training.
+        It works on `past_key_values`, a cache of `P` earlier columns, or begins one if `use_cache` or the configuration
+        says so; `attention_mask` is `[B, P + S]` then. `encoder_hidden_states` `[B, source, H]` are those of a text to
+        look at, `encoder_attention_mask` `[B, source]` is 0 at its padding. A cache keeps what the layers make of them,
+        and they are not read again.
         """
         cache = open_cache(past_key_values, use_cache, self.config, self.training) if self.config.is_decoder else None
         tokens = self.pack(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
@@ -150,6 +147,28 @@ class EncoderOrDecoder(Encoder):
         if source is not None:
             output.cross_attentions = layout.unpack_cross_maps(output.cross_attentions, source.layout)
         return self.finish(output, layout, return_dict)
+
+
+class CountsFromPadding(PreTrainedModel):
+    """Body and heads whose positions begin after that of padding and pass over ids of padding.
+
+    Their configuration has `padding`, which is the id and the position, and `readable_tokens`.
+    """
+
+    def pack(
+        self, input_ids: Ids, attention_mask: Ids, token_type_ids: Ids = None, position_ids: Ids = None,
+        inputs_embeds: Ids = None, cache: Cache | None = None, packed: PackedTokens | None = None,
+    ) -> PackedTokens:  # fmt: skip
+        """The entrance; a batch is counted before it is packed, because ids that are masked but no padding count."""
+        config: Any = self.config
+        if packed is None and position_ids is None and input_ids is not None and input_ids.dim() > 1:
+            seen = (0,) if cache is None or cache.lengths is None else cache.lengths
+            position_ids = count_real(input_ids, config.padding, config.readable_tokens, seen)
+        tokens = pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
+        if tokens.position_ids is None:
+            counted = count_packed(tokens, config.padding, config.readable_tokens, self.device)
+            tokens = tokens._replace(position_ids=counted)
+        return tokens
 
 
 # ---------------------------------------------------------------------- the way through a head
@@ -293,7 +312,7 @@ class MaskedLM(EncoderHead):
         return outputs.MaskedLMOutput(ops.token_loss(logits, labels, layout), layout.unpack(logits))
 
 
-class NextWord(MaskedLM):
+class NextWord(HeadWithTokenTypes, MaskedLM):
     """The next word after each token, on a body with `is_decoder=True`; `labels` `[B, S]` are the ids themselves."""
 
     def read_out(self, hidden: Tensor) -> Tensor:
@@ -307,7 +326,7 @@ class NextWord(MaskedLM):
             output_hidden_states=want_states,
         )  # fmt: skip
 
-    def forward(
+    def forward(  # type: ignore[override]  # a decoder's arguments
         self, input_ids: Ids = None, attention_mask: Ids = None, token_type_ids: Ids = None, position_ids: Ids = None,
         inputs_embeds: Ids = None, encoder_hidden_states: Seen = None, encoder_attention_mask: Ids = None,
         labels: Ids = None, past_key_values: Cache | None = None, use_cache: bool | None = None,

@@ -374,7 +374,9 @@ def count_real(ids: Tensor, padding: int, limit: int, seen: Sequence[int] = (0,)
         InputError: for more real tokens than there are positions.
     """
     real = ids != padding
-    places = real.cumsum(-1) + torch.tensor(seen, device=ids.device)[:, None]
+    places = real.cumsum(-1)
+    if any(seen):
+        places = places + torch.tensor(seen, device=ids.device)[:, None]
     if ids.shape[-1] + max(seen, default=0) > limit:  # padding does not count, so that a wide row may have room
         check_length(int(places.max()), limit)
     return places * real + padding
@@ -384,10 +386,13 @@ def count_packed(tokens: PackedTokens, padding: int, limit: int, device: torch.d
     """`count_real` for tokens that are packed, `[T]`; vectors do not tell which are padding, so all of them count."""
     layout, ids = tokens.layout, tokens.input_ids
     if ids is None:
-        check_length(layout.width, limit)
+        check_length(layout.offset + layout.width, limit)
         return layout.positions(device) + padding + 1
     rows = [ids.narrow(0, start, count * length).view(count, length) for start, count, length in layout.runs]
-    return torch.cat([ids[:0], *(count_real(row, padding, limit).flatten() for row in rows)])
+    places = torch.cat([ids[:0], *(count_real(row, padding, limit).flatten() for row in rows)])
+    if layout.past is None:
+        return places
+    return places + torch.tensor(layout.past, device=device)[layout.places(device)[0]] * (ids != padding)
 
 
 class PackedTokens(NamedTuple):

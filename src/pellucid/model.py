@@ -439,12 +439,12 @@ class PreTrainedModel(AdapterMixin, GenerationMixin):
             opened,
             prefix=cls.base_model_prefix,
             other_prefixes=cls.other_prefixes,
-            ignore_missing=cls.may_lack,
-            renames=cls.renames,
-            tied=cls.tied if config.tie_word_embeddings else {},
+            ignore_missing=model.may_lack,
+            renames=model.renames,
+            tied=model.tied if config.tie_word_embeddings else {},
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             dtype=dtype,
-            ignore_unexpected=(*checkpoint.COMPUTED, *cls.computed),
+            ignore_unexpected=(*checkpoint.COMPUTED, *model.computed),
             source=config.name_or_path,
         )
         model._initialize(report.to_initialize, dtype or opened.main_dtype)

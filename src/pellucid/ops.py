@@ -100,12 +100,16 @@ def blocks(
 
 
 def cross_blocks(query: Tensor, layout: Layout, memory: CrossMemory) -> Iterator[Block]:
-    """What the tokens of a layout see of another text of the same row, which the memory holds."""
+    """What the tokens of a layout see of another text of the same row, which the memory holds.
+
+    Rows that share a text are one sequence here: their tokens do not look at each other.
+    """
     assert memory.keys is not None
     assert memory.values is not None
     for (start, count, length), span in zip(layout.runs, memory.spans(layout, False, None), strict=True):
         k, v = (x if span.rows is None else x.index_select(0, span.rows) for x in (memory.keys, memory.values))
-        yield Block(_block(query, start, count, length), k, v, span.mask, False)
+        shared = memory.sharing
+        yield Block(_block(query, start, count // shared, length * shared), k, v, span.mask, False)
 
 
 def attention(

@@ -10,15 +10,18 @@ Axes: `B` batch, `S` the decoder's sequence, `T` its packed tokens, `source` the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 from pellucid import ops, outputs
 from pellucid.cache import Cache, EncoderDecoderCache, Source, open_cache
-from pellucid.errors import InputError
+from pellucid.config import PretrainedConfig
+from pellucid.config_files import LOADING_KEYWORDS
+from pellucid.errors import ConfigError, InputError
 from pellucid.layout import Asked, Ids, Layout, PackedTokens, pack_tokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions, ModelOutput
@@ -51,6 +54,10 @@ class EncoderDecoder(PreTrainedModel):
     decoder: Any
     rewrites: ClassVar[bool] = True
     """Whether the decoder, given nothing, reads the source one place later; else it must be given something."""
+    pack_source: Callable[..., PackedTokens] = staticmethod(pack_tokens)
+    """The entrance of the encoder."""
+    pack_answer: Callable[..., PackedTokens] = staticmethod(pack_tokens)
+    """The entrance of the decoder."""
 
     def get_encoder(self) -> PreTrainedModel:
         """The encoder, which can be called alone: ids `[B, source]` → states `[B, source, H]`."""
@@ -112,7 +119,7 @@ class EncoderDecoder(PreTrainedModel):
         if encoder_outputs is not None:
             read, source = _as_read(encoder_outputs, attention_mask)
         elif cache is None or cache.source is None:
-            text = pack_tokens(input_ids, attention_mask, None, None, inputs_embeds, None, packed_source)
+            text = self.pack_source(input_ids, attention_mask, None, None, inputs_embeds, None, packed_source)
             source = text.layout
             read = self.encoder(packed=text, output_attentions=maps, output_hidden_states=states)
         if decoder_input_ids is None and decoder_inputs_embeds is None and packed is None and input_ids is not None:
@@ -122,12 +129,15 @@ class EncoderDecoder(PreTrainedModel):
                     "decoder_start_token_id; or pass labels to a model that writes"
                 )
             decoder_input_ids = self.start_of(input_ids)
-        tokens = pack_tokens(
+        tokens = self.pack_answer(
             decoder_input_ids, decoder_attention_mask, None, None, decoder_inputs_embeds, cache, packed
         )
         seen = Source(None if read is None else read.last_hidden_state, source, cache)
-        decoded = self.decoder(packed=tokens, source=seen, output_attentions=maps, output_hidden_states=states)
-        return Both(tokens, decoded, source, read)
+        return Both(tokens, self.decode(tokens, seen, maps, states), source, read)
+
+    def decode(self, tokens: PackedTokens, source: Source, maps: Asked, states: bool | None) -> Any:
+        """The decoder's packed answer on packed tokens that look at a source."""
+        return self.decoder(packed=tokens, source=source, output_attentions=maps, output_hidden_states=states)
 
     def finish_both(self, output: Output, both: Both, return_dict: bool | None) -> Output | tuple[Any, ...]:
         """The exit: fill in what body, cache and encoder have, in padded form."""
@@ -277,8 +287,16 @@ class DecoderAlone(PreTrainedModel):
         """The decoder."""
         return self.model["decoder"]
 
+    def decode(self, tokens: PackedTokens, source: Source | None, maps: Asked, states: bool | None) -> Any:
+        """The decoder's packed answer on packed tokens."""
+        return self.get_decoder()(tokens, source, maps, states)
+
+    def read_out(self, hidden: Tensor) -> Tensor:
+        """Scores of all words: `[..., H]` → `[..., V]`."""
+        return self.lm_head(hidden)  # type: ignore[no-any-return]
+
     def forward(
-        self, input_ids: Ids = None, attention_mask: Ids = None, encoder_hidden_states: Ids = None,
+        self, input_ids: Ids = None, attention_mask: Ids = None, encoder_hidden_states: Seen = None,
         encoder_attention_mask: Ids = None, past_key_values: Cache | None = None, inputs_embeds: Ids = None,
         labels: Ids = None, use_cache: bool | None = None, logits_to_keep: int = 0, output_attentions: Asked = None,
         output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
@@ -290,9 +308,9 @@ class DecoderAlone(PreTrainedModel):
         cache = open_cache(past_key_values, use_cache, self.config, self.training)
         tokens = pack_tokens(input_ids, attention_mask, None, None, inputs_embeds, cache, packed)
         layout, source = tokens.layout, look_at(encoder_hidden_states, encoder_attention_mask, cache)
-        body = self.get_decoder()(tokens, source, output_attentions, output_hidden_states)
+        body = self.decode(tokens, source, output_attentions, output_hidden_states)
         hidden = layout.last(body.last_hidden_state, logits_to_keep) if logits_to_keep else body.last_hidden_state
-        logits = self.lm_head(hidden)  # [T, H] → [T, V]
+        logits = self.read_out(hidden)  # [T, H] → [T, V]
         loss = None if logits_to_keep else ops.token_loss(logits, labels, layout)
         output = outputs.CausalLMOutputWithCrossAttentions(
             loss, logits if logits_to_keep else layout.unpack(logits), layout.cache,
@@ -331,6 +349,60 @@ def look_at(states: Seen, mask: Ids, cache: Cache | None) -> Source | None:
         return None
     text = pack_tokens(None, mask, None, None, states)
     return Source(text.inputs_embeds, text.layout, kept)
+
+
+# ---------------------------------------------------------------------- parts that are models of their own
+
+
+def config_of_part(values: Any, source: str) -> PretrainedConfig:
+    """The configuration of an encoder or a decoder in the class of its architecture; `source` is for messages."""
+    if isinstance(values, PretrainedConfig):
+        return values
+    from pellucid.auto import config_class  # which knows all architectures, and so stands above them
+
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source}: got a {type(values).__name__}, wanted an object with the part's settings")
+    return config_class(values.get("model_type"), source).from_dict(values)
+
+
+def class_of_part(config: PretrainedConfig, head: str) -> type[PreTrainedModel]:
+    """The class of an encoder, for which `head` is `Model`, or of a decoder, for which it is `ForCausalLM`."""
+    from pellucid import auto
+
+    found: type[PreTrainedModel] = getattr(auto, "AutoModel" + head.removeprefix("Model")).model_class(config)
+    if head != "Model" and not hasattr(found, "decode"):
+        raise InputError(f"{found.__name__}: got it as the decoder of an encoder-decoder, but it cannot look across")
+    return found
+
+
+def load_part(
+    part: str, name: str | PathLike[str] | None, head: str, given: dict[str, Any], flags: Mapping[str, bool]
+) -> PreTrainedModel:
+    """The encoder or the decoder of a pair, from its checkpoint.
+
+    Args:
+        part: what it is, for messages.
+        name: its folder or Hub name.
+        head: as in `class_of_part`.
+        given: keywords of its `from_pretrained`; or `model`, to take as it is.
+        flags: fields of its configuration that make it what it is to be, as far as it has them.
+    """
+    if isinstance(model := given.pop("model", None), PreTrainedModel):
+        return model
+    if name is None:
+        raise InputError(f"from_encoder_decoder_pretrained: got no {part}, wanted its name or path, or {part}_model")
+    from pellucid.auto import AutoConfig
+
+    where = {key: value for key, value in given.items() if key in LOADING_KEYWORDS}
+    config: PretrainedConfig = given.pop("config", None) or AutoConfig.from_pretrained(name, **where)
+    for field in flags.keys() & type(config).fields().keys():
+        setattr(config, field, flags[field])
+    return class_of_part(config, head).from_pretrained(name, config=config, **given)
+
+
+def refuse_resizing(model: str) -> NoReturn:
+    """Raise `InputError` for a model with two vocabularies."""
+    raise InputError(f"{model}: got two vocabularies; call resize_token_embeddings of model.encoder or model.decoder")
 
 
 def _as_read(encoder_outputs: EncoderOutputs, attention_mask: Tensor | None) -> tuple[BaseModelOutput, Layout]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 
-from pellucid.errors import InputError, strict
+from pellucid.errors import strict
 from pellucid.files import read_json
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class GenerationMixin(nn.Module):
         """
         from pellucid.generation.generate import generate
 
-        return generate(self._as_writer(), inputs, settings, _tools(locals()))
+        return generate(cast("PreTrainedModel", self), inputs, settings, _tools(locals()))
 
     def stream(self, inputs: Tensor | Sequence[Any] | None = None, **settings: Any) -> Iterator[Step]:
         """`generate`, step by step: yields what each turn of the decode loop wrote; leaving the loop stops the work.
@@ -104,7 +104,7 @@ class GenerationMixin(nn.Module):
         from pellucid.generation.generate import stream
 
         tools = {name: settings.pop(name) for name in list(settings) if name in TOOLS}
-        return stream(self._as_writer(), inputs, settings, tools)
+        return stream(cast("PreTrainedModel", self), inputs, settings, tools)
 
     @strict
     def compute_transition_scores(
@@ -125,17 +125,6 @@ class GenerationMixin(nn.Module):
         from pellucid.generation.scoring import transition_scores
 
         return transition_scores(sequences, scores, beam_indices, normalize_logits)
-
-    def _as_writer(self) -> PreTrainedModel:
-        from pellucid.model import PreTrainedModel
-
-        assert isinstance(self, PreTrainedModel)
-        if not self.can_generate():
-            raise InputError(
-                f"{type(self).__name__}.generate: has no head that writes; load the checkpoint with "
-                "AutoModelForCausalLM or AutoModelForSeq2SeqLM"
-            )
-        return self
 
 
 TOOLS = frozenset(

@@ -264,6 +264,8 @@ def check_config_against(checkpoint: Checkpoint, config: PretrainedConfig) -> No
     largest = max((math.prod(shape) for shape in checkpoint.shapes.values()), default=0)
     for name in type(config).fields():
         value = getattr(config, name)
+        if isinstance(value, PretrainedConfig):  # of a part
+            check_config_against(checkpoint, value)
         if type(value) is not int:
             continue
         if ("layer" in name or "group" in name) and value > max(128, len(checkpoint)):

@@ -18,9 +18,11 @@ from torch import Tensor
 from pellucid.cache import Cache
 from pellucid.errors import InputError, reject_unknown
 from pellucid.generation import outputs
+from pellucid.generation.beams import beam_search, diverse_beam_search
 from pellucid.generation.config import GenerationConfig
+from pellucid.generation.constraints import constrained_beam_search
 from pellucid.generation.loop import Call, Decoding, Step, Written, write
-from pellucid.generation.processor_classes import build_processors
+from pellucid.generation.processing import build_processors
 from pellucid.generation.reader import Reader
 from pellucid.generation.stopping import build_stopping
 from pellucid.layout import PackedTokens, pack_tokens
@@ -88,13 +90,13 @@ def stream(
 ) -> Iterator[Step]:
     """The steps of `generate`, one by one as they are made; closing the iterator stops the work."""
     call, _ = prepare(model, inputs, settings, tools)
-    yield from method_of(call)(call)
+    return method_of(call)(call)
 
 
 def follow(decoding: Decoding, frame: Frame, streamer: Any) -> tuple[Collected, Written | None]:
     """Run a decoding to its end, or until the streamer's reader has gone away."""
     collected, config = Collected(), frame.config
-    rows = frame.start.shape[0] * (config.num_return_sequences or 1)
+    rows = frame.start.shape[0] * max(config.num_beams or 1, config.num_return_sequences or 1)
     while True:
         try:
             step = next(decoding)
@@ -134,6 +136,11 @@ def prepare(
     known = set(GenerationConfig.fields())
     if unknown := changes.keys() - known:
         reject_unknown(f"{type(model).__name__}.generate", unknown, known | MODEL_INPUTS | TOOLS)
+    if not model.can_generate():
+        raise InputError(
+            f"{type(model).__name__}.generate: has no head that writes; load the checkpoint with "
+            "AutoModelForCausalLM or AutoModelForSeq2SeqLM"
+        )
     own = copy.deepcopy(tools.get("generation_config") or GenerationConfig())
     own.update(**changes)
     config = own.resolved(model.generation_config)
@@ -326,6 +333,11 @@ def _processing(
 
 def method_of(call: Call) -> Callable[[Call], Decoding]:
     """The decoding method that the settings ask for."""
+    config = call.config
+    if config.constraints or config.force_words_ids:
+        return constrained_beam_search
+    if (config.num_beams or 1) > 1:
+        return diverse_beam_search if (config.num_beam_groups or 1) > 1 else beam_search
     return write
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from pellucid.errors import InputError
 
 
-class LogitsProcessor(ABC):
+class LogitsProcessor:
     """Changes the scores of the next word before one is chosen. A plain function will do as well."""
 
     needs_ids: ClassVar[bool] = True
@@ -20,14 +20,17 @@ class LogitsProcessor(ABC):
     needs_rows: ClassVar[bool] = False
     """Whether a third argument `rows` is taken: the number of the prompt that each row belongs to."""
 
-    @abstractmethod
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """New scores of the next word.
+        """New scores of the next word; this is what a processor of one's own defines.
 
         Args:
             input_ids: `[B, S]` what each row holds so far, prompt included, without padding.
             scores: `[B, V]`, not to be changed in place.
         """
+        return self._apply(input_ids, scores)
+
+    def _apply(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        raise InputError(f"{type(self).__name__}: a logits processor must define __call__(input_ids, scores)")
 
 
 class LogitsProcessorList(list[Callable[..., Tensor]]):
@@ -65,9 +68,15 @@ class LogitsProcessorList(list[Callable[..., Tensor]]):
         return any(getattr(processor, "needs_ids", True) for processor in self)
 
 
-def _further_arguments(processor: Callable[..., Tensor]) -> list[str]:
+def _further_arguments(processor: Callable[..., Tensor]) -> tuple[str, ...]:
     """Names of the arguments that a processor must be given beside ids and scores."""
-    if isinstance(processor, LogitsProcessor) and "__call__" not in vars(type(processor)):
-        return []
-    parameters = list(inspect.signature(processor).parameters.values())[2:]
-    return [one.name for one in parameters if one.default is one.empty and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    if inspect.isroutine(processor):
+        return _named(processor)[2:]
+    return _named(type(processor).__call__)[3:]
+
+
+@lru_cache(maxsize=256)
+def _named(function: Callable[..., Tensor]) -> tuple[str, ...]:
+    parameters = list(inspect.signature(function).parameters.values())
+    given = [one for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    return tuple(one.name for index, one in enumerate(given) if index < 2 or one.default is one.empty)

@@ -1,7 +1,7 @@
 """What may happen to the scores of the next word before one is chosen: plain functions from scores to scores.
 
-Each takes `scores` `[B, V]`, log-probabilities or logits, and returns new ones; nothing is changed in place. A word that
-is ruled out gets `-inf`. Functions that look at the texts so far take `ids` `[B, S]`, rows of real tokens and no padding.
+Each takes `scores` `[B, V]`, log-probabilities or logits, and returns new ones; nothing is changed in place. A word
+that is ruled out gets `-inf`. Functions that look at the texts so far take `ids` `[B, S]`, real tokens and no padding.
 
 Those that cut off the tail of the distribution, for sampling, are `top_k` … `eta`: each keeps what is likely in its own
 sense, and at least `keep` words. The others forbid, force, favour or penalise words.
@@ -58,9 +58,11 @@ def top_h(scores: Tensor, share: float, *, candidates: int = 100, fill: float = 
         fill: score of words that are dropped.
     """
     best, order = scores.topk(min(candidates, scores.shape[-1]), dim=-1)
-    chances = best.softmax(dim=-1)
-    terms = torch.where(chances > 0, -chances * chances.log(), 0.0)
-    kept = terms.cumsum(dim=-1) <= share * terms.sum(dim=-1, keepdim=True)
+    logs = best - best.logsumexp(dim=-1, keepdim=True)
+    chances = logs.softmax(dim=-1)
+    total = -(logs.clamp(min=torch.finfo(logs.dtype).min) * chances).sum(dim=-1, keepdim=True)
+    parts = (-chances * chances.log()).cumsum(dim=-1)  # NaN, which is not kept, from the first probability of 0 on
+    kept = parts <= total * share
     kept[:, 0] = True
     dropped = torch.ones_like(scores, dtype=torch.bool).scatter(-1, order, ~kept)
     return scores.masked_fill(dropped, fill)
@@ -204,12 +206,11 @@ def allow(scores: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor:
 Biases = Sequence[tuple[Tensor, Tensor, Tensor]]
 
 
-def biases_of(pairs: Sequence[tuple[Sequence[int], float]], size: int, device: torch.device | str) -> Biases:
+def biases_of(pairs: Sequence[tuple[Sequence[int], float]], device: torch.device | str) -> Biases:
     """Tables for `sequence_bias`: for each length of beginnings, those `[N, L]`, the last tokens, and the biases.
 
     Args:
         pairs: ids and what to add to the score of the last one when the others have been written.
-        size: size of the vocabulary.
         device: where the tables are to be.
     """
     kinds: dict[int, list[tuple[Sequence[int], float]]] = {}
@@ -253,7 +254,8 @@ def favour_end(scores: Tensor, tokens: Tensor, factor: float, beyond: int) -> Te
     if beyond <= 0:
         return scores
     own = scores[:, tokens]
-    gain = (own.abs() * (factor**beyond - 1)).masked_fill(~own.isfinite(), 0.0)
+    ruled_out = own.abs() >= torch.finfo(scores.dtype).max  # by `-inf`, or by what `finite` makes of it
+    gain = (own.abs() * (factor**beyond - 1)).masked_fill(ruled_out, 0.0)
     return scores.index_copy(1, tokens, own + gain)
 
 
@@ -276,4 +278,5 @@ def guide(scores: Tensor, without: Tensor, scale: float) -> Tensor:
         scale: 1 changes nothing, above it the prompt counts more.
     """
     plain, empty = scores.log_softmax(dim=-1), without.log_softmax(dim=-1)
-    return scale * (plain - empty) + empty
+    impossible = plain.isneginf() | empty.isneginf()  # there is nothing to compare
+    return torch.where(impossible, plain, scale * (plain - empty) + empty)

@@ -76,7 +76,7 @@ class WatermarkLogitsProcessor(LogitsProcessor):
         green = [bool((self.greens(torch.cat([text, word[None]])) == word).any()) for word in best]
         return best[torch.tensor(green, device=best.device)]
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def _apply(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if input_ids.shape[-1] < self.config.context_width:
             return scores
         marked = scores.clone()

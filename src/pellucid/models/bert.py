@@ -261,15 +261,15 @@ class BertForQuestionAnswering(BertHead, heads.QuestionAnsweringWithTokenTypes):
 
 
 class BertPredictionHeadTransform(nn.Module):
-    """A last dense layer before words are scored: `[T, H]` → `[T, H]`."""
+    """A last dense layer before words are scored, to the size of their vectors: `[T, H]` → `[T, size]`."""
 
     activated = {"dense": "activation"}  # a speed form may compute these at once
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, size)
         self.activation = ops.activation(config.hidden_act)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.LayerNorm(self.activation(self.dense(hidden)))
@@ -278,10 +278,10 @@ class BertPredictionHeadTransform(nn.Module):
 class BertLMPredictionHead(nn.Module):
     """Each token's vector → a score for every word of the vocabulary: `[T, H]` → `[T, V]`."""
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, size: int) -> None:
         super().__init__()
-        self.transform = BertPredictionHeadTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)  # its weight is the word embeddings' (tied)
+        self.transform = BertPredictionHeadTransform(config, size)
+        self.decoder = nn.Linear(size, config.vocab_size)  # its weight is the word embeddings' (tied)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # checkpoints know the decoder's bias by this name
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -294,7 +294,7 @@ class BertPreTrainingHeads(nn.Module):
     def __init__(self, config: BertConfig, words: bool = True, pairs: bool = False) -> None:
         super().__init__()
         if words:
-            self.predictions = BertLMPredictionHead(config)
+            self.predictions = BertLMPredictionHead(config, config.hidden_size)
         if pairs:
             self.seq_relationship = nn.Linear(config.hidden_size, 2)
 

@@ -14,8 +14,8 @@ its content only, and each distance between two tokens has one of its own. How m
     content to position   query of i · key of i - j        "what I look for stands just before me"
     position to content   key of j   · query of i - j      "I matter to whoever stands just behind me"
 
-added up. `DebertaV2Encoder.distances` works out once which distances there are, `DisentangledSelfAttention` in each layer
-adds the three terms. The rest of a layer is BERT's (see `bert.py`), and the heads read the answer off.
+added up. `DebertaV2Encoder.distances` works out once which distances there are, `DisentangledSelfAttention` in each
+layer adds the three terms. The rest of a layer is BERT's (see `bert.py`), and the heads read the answer off.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ from pellucid import ops
 from pellucid.config import Count, Positive, Range, Rate, Size
 from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens
 from pellucid.model import PreTrainedModel
-from pellucid.models.bert import BertConfig, BertIntermediate, BertOutput
+from pellucid.models import bert
 from pellucid.outputs import BaseModelOutput, ModelOutput
 
 Distances = tuple[Tensor, Tensor]  # a vector for each, `[R, H]`, and which of them it is from j to i, `[L, L]`
+Mixed = tuple[Tensor, Maps | None]  # what attention gives: vectors `[T, H]`, and its weights where they are wanted
 Switch = Annotated[int, Range(-1, 2**31 - 1)]  # a count that is off unless it is above zero
 
 
-class DebertaV2Config(BertConfig):
+class DebertaV2Config(bert.BertConfig):
     """Sizes and rates of a DeBERTa; the defaults are those of deberta-v2-xlarge but for `relative_attention`."""
 
     model_type = "deberta-v2"
@@ -151,9 +152,7 @@ class DisentangledSelfAttention(nn.Module):
         self.pos_dropout = nn.Dropout(config.hidden_dropout_prob)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
-    def forward(
-        self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None
-    ) -> tuple[Tensor, Maps | None]:
+    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None) -> Mixed:
         projected = self.query_proj(hidden), self.key_proj(hidden), self.value_proj(hidden)
         query, key, value = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
         runs = list(ops.blocks(query, key, value, layout))
@@ -189,11 +188,9 @@ class DebertaV2Attention(nn.Module):
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__()
         self.self = DisentangledSelfAttention(config)
-        self.output = BertOutput(config, config.hidden_size)
+        self.output = bert.BertOutput(config, config.hidden_size)
 
-    def forward(
-        self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None
-    ) -> tuple[Tensor, Maps | None]:
+    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None) -> Mixed:
         mixed, maps = self.self(hidden, layout, need_weights, distances)
         return self.output(mixed, hidden), maps
 
@@ -204,12 +201,10 @@ class DebertaV2Layer(nn.Module):
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__()
         self.attention = DebertaV2Attention(config)
-        self.intermediate = BertIntermediate(config)
-        self.output = BertOutput(config, config.intermediate_size)
+        self.intermediate = bert.BertIntermediate(config)
+        self.output = bert.BertOutput(config, config.intermediate_size)
 
-    def forward(
-        self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None
-    ) -> tuple[Tensor, Maps | None]:
+    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None) -> Mixed:
         attended, maps = self.attention(hidden, layout, need_weights, distances)
         return self.output(self.intermediate(attended), attended), maps
 
@@ -227,7 +222,7 @@ class ConvLayer(nn.Module):
 
     def forward(
         self, layer: nn.Module, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None
-    ) -> tuple[Tensor, Maps | None]:
+    ) -> Mixed:
         output, maps = layer(hidden, layout, need_weights, distances)
         if layout.mask is not None:  # padding that had to be carried along must look like the end of the text
             hidden = hidden * layout.mask.any(dim=2).view(-1, 1)
@@ -361,39 +356,11 @@ class DebertaV2ForQuestionAnswering(DebertaV2Head, heads.QuestionAnsweringWithTo
     """Where in a text the answer begins and ends; labels `start_positions` and `end_positions` `[B]`."""
 
 
-class DebertaV2PredictionHeadTransform(nn.Module):
-    """A last dense layer before words are scored: `[T, H]` → `[T, E]`."""
-
-    activated = {"dense": "activation"}  # a speed form may compute these at once
+class DebertaV2LMPredictionHead(bert.BertPredictionHeadTransform):
+    """BERT's, but that words are scored by the very table that reads them in; only a bias is the head's own."""
 
     def __init__(self, config: DebertaV2Config) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.embedding_size)
-        self.activation = ops.activation(config.hidden_act)
-        self.LayerNorm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.LayerNorm(self.activation(self.dense(hidden)))
-
-
-class LegacyLMPredictionHead(nn.Module):
-    """Words are scored by a layer, whose tensors are tied: `[T, H]` → `[T, V]`."""
-
-    def __init__(self, config: DebertaV2Config) -> None:
-        super().__init__()
-        self.transform = DebertaV2PredictionHeadTransform(config)
-        self.decoder = nn.Linear(config.embedding_size, config.vocab_size)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))  # checkpoints know the decoder's bias by this name
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.decoder(self.transform(hidden))
-
-
-class DebertaV2LMPredictionHead(DebertaV2PredictionHeadTransform):
-    """Words are scored by the very table that reads them in; what the head has of its own is a bias for each."""
-
-    def __init__(self, config: DebertaV2Config) -> None:
-        super().__init__(config)
+        super().__init__(config, config.hidden_size)
         config.require(config.embedding_size == config.hidden_size, "embedding_size", "hidden_size, as legacy is false")
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
@@ -409,7 +376,7 @@ class DebertaV2ForMaskedLM(DebertaV2Head, heads.MaskedLM):
 
     def build(self, config: DebertaV2Config) -> None:
         if config.legacy:
-            self.cls = nn.ModuleDict({"predictions": LegacyLMPredictionHead(config)})
+            self.cls = nn.ModuleDict({"predictions": bert.BertLMPredictionHead(config, config.embedding_size)})
             return
         self.lm_predictions = nn.ModuleDict({"lm_head": DebertaV2LMPredictionHead(config)})
         self.output_embeddings, self.tied = "", {}  # type: ignore[misc]
@@ -425,13 +392,10 @@ class DebertaV2ForMaskedLM(DebertaV2Head, heads.MaskedLM):
 
 CONFIG = DebertaV2Config
 HEADS = {
-    "Model": DebertaV2Model,
-    "ForMaskedLM": DebertaV2ForMaskedLM,
-    "ForSequenceClassification": DebertaV2ForSequenceClassification,
-    "ForMultipleChoice": DebertaV2ForMultipleChoice,
-    "ForTokenClassification": DebertaV2ForTokenClassification,
-    "ForQuestionAnswering": DebertaV2ForQuestionAnswering,
-}
+    "Model": DebertaV2Model, "ForMaskedLM": DebertaV2ForMaskedLM,
+    "ForSequenceClassification": DebertaV2ForSequenceClassification, "ForMultipleChoice": DebertaV2ForMultipleChoice,
+    "ForTokenClassification": DebertaV2ForTokenClassification, "ForQuestionAnswering": DebertaV2ForQuestionAnswering,
+}  # fmt: skip
 TINY = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
         "max_position_embeddings": 40, "relative_attention": True, "position_buckets": 4, "share_att_key": True,
         "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm", "type_vocab_size": 2}  # fmt: skip

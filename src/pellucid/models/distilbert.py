@@ -176,7 +176,7 @@ class DistilBertModel(DistilBertPreTrainedModel, heads.Encoder):
     ) -> BaseModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Run the body; arguments as in `EncoderWithTokenTypes`, but for the token types, in an order of their own."""
         tokens = self.pack(input_ids, attention_mask, None, position_ids, inputs_embeds, packed=packed)
-        return self.run(tokens, output_attentions, output_hidden_states, return_dict, packed is not None)  # type: ignore[no-any-return]
+        return self.run(tokens, output_attentions, output_hidden_states, return_dict, packed is not None)
 
 
 class DistilBertHead(DistilBertPreTrainedModel, heads.EncoderHead):

@@ -21,11 +21,12 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from pellucid import heads, ops, outputs
-from pellucid.cache import Cache, EncoderDecoderCache, Source, open_cache
+from pellucid.cache import Cache, Source, open_cache
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
 from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import BaseModelOutputWithPastAndCrossAttentions, ModelOutput
+from pellucid.seq2seq import Seen, look_at
 
 
 class GPT2Config(PretrainedConfig):
@@ -207,7 +208,7 @@ class GPT2Model(GPT2PreTrainedModel):
     def forward(
         self, input_ids: Ids = None, past_key_values: Cache | None = None, attention_mask: Ids = None,
         token_type_ids: Ids = None, position_ids: Ids = None, inputs_embeds: Ids = None,
-        encoder_hidden_states: Ids = None, encoder_attention_mask: Ids = None, use_cache: bool | None = None,
+        encoder_hidden_states: Seen = None, encoder_attention_mask: Ids = None, use_cache: bool | None = None,
         output_attentions: Asked = None, output_hidden_states: bool | None = None, return_dict: bool | None = None,
         packed: PackedTokens | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions | tuple[Tensor, ...]:  # fmt: skip
@@ -234,30 +235,21 @@ class GPT2Model(GPT2PreTrainedModel):
         layout = tokens.layout
         maps, states = self.wanted(output_attentions, output_hidden_states)
         recompute = self.gradient_checkpointing and self.training
-        source = self.source_of(encoder_hidden_states, encoder_attention_mask, layout.cache)
+        source = look_at(encoder_hidden_states, encoder_attention_mask, layout.cache)
+        if source is not None:
+            self.config.require(self.config.add_cross_attention, "add_cross_attention", "true to look at another text")
         hidden, kept, pairs = ops.run_layers(self.h, self.embed(tokens), layout, maps, states, recompute, source)
         hidden = self.ln_f(hidden)
         kept = None if kept is None else (*kept[:-1], hidden)
-        weights = None if pairs is None else tuple(own for own, _ in pairs)
-        output = BaseModelOutputWithPastAndCrossAttentions(hidden, layout.close(), kept, weights)
-        if pairs is not None and source is not None:
-            across = tuple(cross for _, cross in pairs)
-            output.cross_attentions = layout.unpack_cross_maps(across, source.layout)
+        own, across = (None if pairs is None else tuple(pair[which] for pair in pairs) for which in (0, 1))
+        across = None if source is None else across
+        output = BaseModelOutputWithPastAndCrossAttentions(hidden, layout.close(), kept, own, across)
         if packed is not None:
             return output
+        if source is not None:
+            output.cross_attentions = layout.unpack_cross_maps(across, source.layout)
         output.last_hidden_state = layout.unpack(hidden)
         return self.finish(output, layout, return_dict)
-
-    def source_of(self, states: Ids, mask: Ids, cache: Cache | None) -> Source | None:
-        """The text to look at beside the own one: given now, or kept in the cache, or none."""
-        kept = cache if isinstance(cache, EncoderDecoderCache) else None
-        if kept is not None and kept.source is not None:
-            return Source(None, kept.source, kept)
-        if states is None:
-            return None
-        self.config.require(self.config.add_cross_attention, "add_cross_attention", "true to read a source")
-        text = pack_tokens(None, mask, inputs_embeds=states)
-        return Source(text.inputs_embeds, text.layout, kept)
 
 
 class GPT2LMHeadModel(GPT2PreTrainedModel, heads.CausalLM):
@@ -277,21 +269,27 @@ class GPT2LMHeadModel(GPT2PreTrainedModel, heads.CausalLM):
     def forward(  # type: ignore[override]  # with token types and a source
         self, input_ids: Ids = None, past_key_values: Cache | None = None, attention_mask: Ids = None,
         token_type_ids: Ids = None, position_ids: Ids = None, inputs_embeds: Ids = None,
-        encoder_hidden_states: Ids = None, encoder_attention_mask: Ids = None, labels: Ids = None,
+        encoder_hidden_states: Seen = None, encoder_attention_mask: Ids = None, labels: Ids = None,
         use_cache: bool | None = None, logits_to_keep: int = 0, output_attentions: Asked = None,
         output_hidden_states: bool | None = None, return_dict: bool | None = None, packed: PackedTokens | None = None,
     ) -> ModelOutput | tuple[Tensor, ...]:  # fmt: skip
         """Arguments as in `GPT2Model`; `labels` and `logits_to_keep` as in `heads.CausalLM`."""
         cache = open_cache(past_key_values, use_cache, self.config, self.training)
         tokens = pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
-        body = self.base_model(
-            packed=tokens, encoder_hidden_states=encoder_hidden_states, encoder_attention_mask=encoder_attention_mask,
-            use_cache=False, output_attentions=output_attentions, output_hidden_states=output_hidden_states,
-        )  # fmt: skip
-        answer = self.answer(body.last_hidden_state, tokens.layout, labels, logits_to_keep)
+        layout, source = tokens.layout, look_at(encoder_hidden_states, encoder_attention_mask, tokens.layout.cache)
+        body = self.decode(tokens, source, output_attentions, output_hidden_states)
+        answer = self.answer(body.last_hidden_state, layout, labels, logits_to_keep)
         output = outputs.CausalLMOutputWithCrossAttentions(answer.loss, answer.logits, answer.past_key_values)
-        output.cross_attentions = body.cross_attentions
-        return self.finish(output, tokens.layout, return_dict, body)
+        if source is not None:
+            output.cross_attentions = layout.unpack_cross_maps(body.cross_attentions, source.layout)
+        return self.finish(output, layout, return_dict, body)
+
+    def decode(self, tokens: PackedTokens, source: Source | None, maps: Asked, states: bool | None) -> Any:
+        """The body's packed answer on packed tokens, whose cache is open already."""
+        return self.base_model(
+            packed=tokens, encoder_hidden_states=source, use_cache=False, output_attentions=maps,
+            output_hidden_states=states,
+        )  # fmt: skip
 
 
 class GPT2DoubleHeadsModel(GPT2LMHeadModel, heads.DoubleHeads):

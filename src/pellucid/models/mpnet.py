@@ -21,10 +21,8 @@ from torch import Tensor, nn
 
 from pellucid import encoder_heads as heads
 from pellucid import ops
-from pellucid.cache import Cache
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
-from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, count_packed, count_real, pack_tokens
-from pellucid.model import PreTrainedModel
+from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens
 from pellucid.models.bert import BertIntermediate, BertOutput
 from pellucid.outputs import BaseModelOutputWithPooling
 
@@ -67,6 +65,11 @@ class MPNetConfig(PretrainedConfig):
     def head_dropout(self) -> float:
         """Rate of dropout before a classifier."""
         return self.hidden_dropout_prob
+
+    @property
+    def padding(self) -> int:
+        """The id of padding, and its position."""
+        return PADDING
 
     @property
     def readable_tokens(self) -> int:
@@ -168,26 +171,13 @@ class MPNetPooler(nn.Module):
         return self.dense(first).tanh()
 
 
-class MPNetPreTrainedModel(PreTrainedModel):
+class MPNetPreTrainedModel(heads.CountsFromPadding):
     """What all MPNet classes have in common: their configuration, the names of their parts, and how positions count."""
 
     config_class = MPNetConfig
     base_model_prefix = "mpnet"
     input_embeddings = "embeddings.word_embeddings"
     config: MPNetConfig
-
-    def pack(
-        self, input_ids: Ids, attention_mask: Ids, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, cache: Cache | None = None, packed: PackedTokens | None = None,
-    ) -> PackedTokens:  # fmt: skip
-        """The entrance; a batch is counted before it is packed, because ids that are masked but no padding count."""
-        limit = self.config.readable_tokens
-        if packed is None and position_ids is None and input_ids is not None:
-            position_ids = count_real(input_ids, PADDING, limit)
-        tokens = pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
-        if tokens.position_ids is None:
-            tokens = tokens._replace(position_ids=count_packed(tokens, PADDING, limit, self.device))
-        return tokens
 
 
 class MPNetModel(MPNetPreTrainedModel, heads.EncoderWithoutTokenTypes):

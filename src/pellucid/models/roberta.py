@@ -4,7 +4,7 @@ Liu et al. 2019, "RoBERTa: A Robustly Optimized BERT Pretraining Approach", arXi
 Checkpoints: roberta-base, roberta-large, distilroberta-base, cardiffnlp/twitter-roberta-base-sentiment-latest.
 
 Axes and the way through are those of `bert.py`: embeddings, layers, pooler, and the heads that all encoders share.
-Here stands what differs: positions are counted from `pad_token_id + 1` on and pass over ids of padding (`pack`), and
+Here stands what differs: positions are counted from `pad_token_id + 1` on and pass over ids of padding (`CountsFromPadding`), and
 `RobertaLMHead` and `RobertaClassificationHead` stand where BERT has its heads for words and for a class.
 """
 
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from pellucid import encoder_heads as heads
 from pellucid import ops
-from pellucid.cache import Cache
 from pellucid.config import Size
-from pellucid.layout import Ids, Layout, PackedTokens, count_packed, count_real, pack_tokens
+from pellucid.layout import Layout
 from pellucid.models import bert
 
 
@@ -60,26 +59,12 @@ class RobertaEmbeddings(bert.BertEmbeddings):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, size, padding_idx=config.padding)
 
 
-class RobertaPreTrainedModel(bert.BertPreTrainedModel):
+class RobertaPreTrainedModel(heads.CountsFromPadding, bert.BertPreTrainedModel):
     """What all RoBERTa classes have in common: their configuration, the name of the body, and how positions count."""
 
     config_class = RobertaConfig
     base_model_prefix = "roberta"
     config: RobertaConfig
-
-    def pack(
-        self, input_ids: Ids, attention_mask: Ids, token_type_ids: Ids = None, position_ids: Ids = None,
-        inputs_embeds: Ids = None, cache: Cache | None = None, packed: PackedTokens | None = None,
-    ) -> PackedTokens:  # fmt: skip
-        """The entrance; a batch is counted before it is packed, because ids that are masked but no padding count."""
-        padding, limit = self.config.padding, self.config.readable_tokens
-        if packed is None and position_ids is None and input_ids is not None and input_ids.dim() > 1:
-            seen = [0] if cache is None or cache.lengths is None else cache.lengths
-            position_ids = count_real(input_ids, padding, limit, seen)
-        tokens = pack_tokens(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, cache, packed)
-        if tokens.position_ids is None:
-            tokens = tokens._replace(position_ids=count_packed(tokens, padding, limit, self.device))
-        return tokens
 
 
 class RobertaModel(RobertaPreTrainedModel, bert.BertModel):

@@ -1,0 +1,347 @@
+"""Structured text: only what a regular expression, a JSON schema or a list of choices allows gets written.
+
+    grammar = Grammar.json_schema({"type": "object", "properties": {"age": {"type": "integer"}}}, tokenizer)
+    state = grammar.start()
+    while not state.finished:
+        scores = model_scores().masked_fill(~state.allowed(), -math.inf)
+        state.push(choose(scores))
+
+The text of a row is `tokenizer.decode(written, skip_special_tokens=True)` without cleaning up, of the tokens behind the
+prompt. The end-of-text token is allowed exactly when that text is complete. The library `llguidance` follows the
+grammar byte by byte and says which tokens of the vocabulary can come next.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import InputError, did_you_mean, require
+from pellucid.files import quoted
+from pellucid.generation.patterns import literal, portable
+from pellucid.generation.spelling import Spelling, spelling_of
+from pellucid.tokenizer.rows import IdRows
+
+if TYPE_CHECKING:
+    from pellucid.generation.config import GenerationConfig
+
+EndTokens = int | Sequence[int] | None
+
+REMEMBERED = 512
+"""How many beginnings of texts a grammar keeps; one that was forgotten is followed again from its first token."""
+
+
+class Grammar:
+    """What a text may be, over the tokens of one tokenizer.
+
+    Made by `regex`, `json_schema`, `choices` or `from_config`; all of them take
+
+    - `tokenizer`: of the model;
+    - `eos_token_id`: tokens that end a text, one or several; default the tokenizer's own;
+    - `vocab_size`: how many tokens the model scores, where it has more rows than the tokenizer has tokens; those are
+      never allowed.
+
+    Attributes:
+        vocab_size: the width of the masks.
+        end_tokens: tokens that end a text.
+    """
+
+    def __init__(
+        self, rules: str, what: str, tokenizer: IdRows, eos_token_id: EndTokens = None, vocab_size: int | None = None
+    ) -> None:
+        require("llguidance", "structured")
+        from llguidance import LLMatcher, LLParserLimits
+
+        if not isinstance(tokenizer, IdRows):
+            raise InputError(f"{what}: got {type(tokenizer).__name__} as tokenizer, wanted a tokenizer of this library")
+        self.end_tokens = _end_tokens(tokenizer, eos_token_id)
+        self._what = what
+        self._spelling = spelling_of(tokenizer, self.end_tokens)
+        self.vocab_size = self._spelling.size if vocab_size is None else vocab_size
+        limits = LLParserLimits(verbose_errors=False)
+        self._matcher = LLMatcher(self._spelling.automaton_vocabulary, rules, log_level=0, limits=limits)
+        if self._matcher.is_error():
+            raise InputError(f"{what}: {_first_line(self._matcher.get_error())}")
+        self._states: OrderedDict[tuple[int, ...], State] = OrderedDict()
+        self.start().allowed()
+
+    @classmethod
+    def regex(
+        cls, pattern: str, tokenizer: IdRows, *, eos_token_id: EndTokens = None, vocab_size: int | None = None
+    ) -> Grammar:
+        """Texts that match a regular expression as a whole (`re.fullmatch`)."""
+        require("llguidance", "structured")
+        from llguidance import LLMatcher
+
+        rules = LLMatcher.grammar_from_regex(portable(pattern))
+        return cls(rules, f"regex: got {quoted(pattern)}", tokenizer, eos_token_id, vocab_size)
+
+    @classmethod
+    def choices(
+        cls, choices: Iterable[str], tokenizer: IdRows, *, eos_token_id: EndTokens = None, vocab_size: int | None = None
+    ) -> Grammar:
+        """One of some texts, exactly as it stands."""
+        require("llguidance", "structured")
+        from llguidance import LLMatcher
+
+        listed = [] if isinstance(choices, str) else list(choices)
+        if not listed or not all(isinstance(choice, str) and choice for choice in listed):
+            raise InputError(f"choices: got {quoted(choices)}, wanted a list of texts, none of them empty")
+        rules = LLMatcher.grammar_from_regex("|".join(literal(choice) for choice in dict.fromkeys(listed)))
+        return cls(rules, f"choices: got {quoted(listed)}", tokenizer, eos_token_id, vocab_size)
+
+    @classmethod
+    def json_schema(
+        cls,
+        schema: Any,
+        tokenizer: IdRows,
+        *,
+        whitespace: str = " ?",
+        eos_token_id: EndTokens = None,
+        vocab_size: int | None = None,
+    ) -> Grammar:
+        """JSON that follows a schema; the keys of an object come in the schema's order.
+
+        Args:
+            schema: a dictionary, its JSON text, or a class with `model_json_schema()`, as pydantic's models are.
+            tokenizer: of the model.
+            whitespace: a regular expression for what may stand between the signs. The default takes `{"a":1}` and
+                `{"a": 1}`; with line ends and a star, a small model may never stop writing them.
+            eos_token_id: tokens that end a text.
+            vocab_size: how many tokens the model scores.
+        """
+        require("llguidance", "structured")
+        from llguidance import LLMatcher
+
+        read = _read_schema(schema)
+        options: Any = {"whitespace_pattern": portable(whitespace), "whitespace_flexible": bool(whitespace)}
+        rules = LLMatcher.grammar_from_json_schema(json.dumps(read), overrides=options)
+        return cls(rules, "json_schema", tokenizer, eos_token_id, vocab_size)
+
+    @classmethod
+    def from_config(
+        cls, config: GenerationConfig, tokenizer: IdRows, *, vocab_size: int | None = None
+    ) -> Grammar | None:
+        """What `config.regex`, `config.json_schema` or `config.choices` asks for; `None` when it sets none of them."""
+        common: dict[str, Any] = {"eos_token_id": config.eos_token_id, "vocab_size": vocab_size}
+        if config.regex is not None:
+            return cls.regex(config.regex, tokenizer, **common)
+        if config.json_schema is not None:
+            return cls.json_schema(config.json_schema, tokenizer, **common)
+        if config.choices is not None:
+            return cls.choices(config.choices, tokenizer, **common)
+        return None
+
+    def start(self) -> State:
+        """The state before the first token."""
+        return State(self, self._matcher.deep_copy())
+
+    def after(self, written: Sequence[int]) -> State:
+        """The state behind the tokens of a text, which is not to be changed: others may stand on it.
+
+        Beginnings of texts are remembered, so that a text that grows by a token costs one token.
+        """
+        key = tuple(written)
+        known = next((end for end in range(len(key), 0, -1) if key[:end] in self._states), 0)
+        state = self._states[key[:known]] if known else self.start()
+        if known < len(key):
+            state = state.copy() if known else state
+            for token in key[known:]:
+                state.push(token)
+            self._states[key] = state
+        if known:
+            self._states.move_to_end(key[:known])
+        while len(self._states) > REMEMBERED:
+            self._states.popitem(last=False)
+        return state
+
+    def processor(self, prompt_length: int) -> GrammarProcessor:
+        """A logits processor for rows whose prompt has `prompt_length` tokens."""
+        return GrammarProcessor(self, prompt_length)
+
+
+class State:
+    """How far one text is.
+
+    Attributes:
+        finished: whether an end-of-text token was written; what comes behind it does not count.
+    """
+
+    def __init__(self, grammar: Grammar, matcher: Any) -> None:
+        self.finished = False
+        self._grammar, self._matcher = grammar, matcher
+        self._place = 0
+        self._mask: Tensor | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text may end here."""
+        return self.finished or self._matcher.is_accepting()
+
+    def copy(self) -> State:
+        """A state of its own at the same place, for a text that goes on in another way."""
+        other = State(self._grammar, self._matcher.deep_copy())
+        other.finished, other._place, other._mask = self.finished, self._place, self._mask
+        return other
+
+    def push(self, token_id: int) -> None:
+        """Add a token; special tokens add nothing to the text.
+
+        Raises:
+            InputError: the grammar does not allow it here.
+        """
+        spelling = self._grammar._spelling
+        if self.finished:
+            return
+        if token_id in self._grammar.end_tokens:
+            self.finished, self._mask = True, None
+            return
+        if token_id in spelling.silent:
+            return
+        number, adds_text = self._number(token_id)
+        if number is None or (adds_text and not self._matcher.try_consume_tokens([number])):
+            raise InputError(f"{self._grammar._what}: got token {token_id}, which cannot come next here")
+        self._place, self._mask = spelling.place_after(token_id, self._place), None
+
+    def _number(self, token: int) -> tuple[int | None, bool]:
+        """A token's number in the automaton's vocabulary, and whether it adds text; `None` if it never can come."""
+        spelling = self._grammar._spelling
+        if not 0 <= token < min(spelling.size, self._grammar.vocab_size):
+            return None, False
+        text, later = spelling.places[self._place][token], spelling.places[1][token]
+        if not text:
+            return (token if later and spelling.word_ends is None else None), False
+        return (spelling.moved.get(token, token) if self._place == 0 else token), True
+
+    def allowed(self) -> Tensor:
+        """`[V]`: tokens that can come next.
+
+        Raises:
+            InputError: there is none, because the vocabulary cannot spell what has to come.
+        """
+        if self._mask is None:
+            self._mask = self._allowed(self._grammar._spelling)
+        return self._mask
+
+    def _allowed(self, spelling: Spelling) -> Tensor:
+        size, grammar = spelling.size, self._grammar
+        mask = torch.zeros(max(size, grammar.vocab_size), dtype=torch.bool)
+        if not self.finished:
+            packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+            bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten().bool()
+            if self._matcher.is_error():
+                raise InputError(f"{grammar._what}: {_first_line(self._matcher.get_error())}")
+            mask[:size] = bits[:size]
+            if self._place == 0:
+                differ, moved, free = spelling.swap
+                mask[differ] = False
+                mask[moved] = bits[size : spelling.end]
+                mask[free] = True
+        mask[list(grammar.end_tokens)] = self.complete
+        mask = mask[: grammar.vocab_size]
+        if not bool(mask.any()):
+            raise InputError(f"{grammar._what}: the vocabulary has no token for what has to come next")
+        return mask
+
+
+class GrammarProcessor:
+    """The logits processor of a grammar: scores of tokens that cannot come next become minus infinity.
+
+    What a row has written decides, and nothing else: rows may be reordered, dropped, or come in groups.
+
+    Args:
+        grammar: what the texts may be.
+        prompt_length: how many tokens stand before the text in each row.
+    """
+
+    needs_ids = True
+
+    def __init__(self, grammar: Grammar, prompt_length: int) -> None:
+        self.grammar = grammar
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores `[B, V]` for rows `[B, S]`."""
+        rows: list[list[int]] = input_ids[:, self.prompt_length :].tolist()
+        width = scores.shape[-1]
+        masks = torch.stack([self.grammar.after(row).allowed() for row in rows])
+        if masks.shape[1] != width:
+            fitting = masks.new_zeros(len(rows), width)
+            fitting[:, : masks.shape[1]] = masks[:, :width]
+            masks = fitting
+        return scores.masked_fill(~masks.to(scores.device), float("-inf"))
+
+
+def _end_tokens(tokenizer: IdRows, given: EndTokens) -> tuple[int, ...]:
+    """The tokens that end a text."""
+    if given is None:
+        given = tokenizer.eos_token_id
+    found = (given,) if isinstance(given, int) else tuple(given or ())
+    if not found:
+        raise InputError("eos_token_id: got None, and the tokenizer has none; structured text has to end by a token")
+    return found
+
+
+def _first_line(message: str) -> str:
+    """An error of the library in one line."""
+    lines = [line.strip() for line in message.splitlines() if line.strip() and not line.startswith("<")]
+    reasons = [line for line in lines if line.startswith("error:")]
+    return (reasons or lines or ["refused without a reason"])[0]
+
+
+# ---------------------------------------------------------------------- JSON schemas
+
+_KEYWORDS = """$schema $id $ref $defs $comment $anchor definitions type enum const title description default examples
+    deprecated readOnly writeOnly format minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength
+    maxLength pattern properties additionalProperties patternProperties required minProperties maxProperties
+    propertyNames dependentRequired dependentSchemas items prefixItems additionalItems minItems maxItems uniqueItems
+    contains minContains maxContains allOf anyOf oneOf not if then else unevaluatedItems unevaluatedProperties
+    discriminator nullable contentEncoding contentMediaType contentSchema x-guidance"""
+KEYWORDS = frozenset(_KEYWORDS.split())
+BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords that hold schemas by name."""
+
+
+def _read_schema(schema: Any) -> Any:
+    """A schema as plain JSON, checked for misspelt keywords."""
+    if callable(getattr(schema, "model_json_schema", None)):
+        schema = schema.model_json_schema()
+    if isinstance(schema, (str, bytes)):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"json_schema: got {quoted(schema)}, wanted JSON: {error}") from error
+    if not isinstance(schema, (dict, bool)):
+        raise InputError(
+            f"json_schema: got {quoted(schema)}, wanted a dictionary, JSON text or a class with model_json_schema()"
+        )
+    try:
+        json.dumps(schema, allow_nan=False)
+        _check_keywords(schema, "json_schema")
+    except (TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"json_schema: got a value that is no JSON: {_first_line(str(error))}") from error
+    return schema
+
+
+def _check_keywords(schema: Any, where: str) -> None:
+    """Refuse keywords that look like a misspelt one: a schema without it would allow more than was meant."""
+    if isinstance(schema, list):
+        for place, inner in enumerate(schema):
+            _check_keywords(inner, f"{where}[{place}]")
+    if not isinstance(schema, Mapping):
+        return
+    for name, value in schema.items():
+        if name not in KEYWORDS and (near := did_you_mean(str(name), KEYWORDS)):
+            raise InputError(f"{where}: unknown keyword {name!r}{near}")
+        if name in BY_NAME and isinstance(value, Mapping):
+            for key, inner in value.items():
+                _check_keywords(inner, f"{where}.{name}.{key}")
+        elif name not in ("enum", "const", "default", "examples", "required", "dependentRequired", "x-guidance"):
+            _check_keywords(value, f"{where}.{name}")

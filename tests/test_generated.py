@@ -1,0 +1,56 @@
+"""Files that scripts write are what the scripts write now, and the files that they read have the form they need."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import pellucid
+from architectures import MODULES
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+PAGE = runpy.run_path(str(SCRIPTS / "architectures_page.py"))
+NAMES = runpy.run_path(str(SCRIPTS / "public_names.py"))
+FILES = [Path(str(module.__file__)) for module in MODULES.values()]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_model_file_opens_with_name_paper_checkpoints_and_axes(path: Path) -> None:
+    opening = PAGE["opening_of"](path)  # raises when something is missing
+    assert all(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) for name in opening.checkpoints), opening.checkpoints
+    assert not [title for title, _ in opening.papers if '"' in title]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""A model."""',
+        '"""X: it is.\n\nA 2020, "T", arXiv:2001.00001.\n\nAxes: `B`."""',
+        '"""X: it is.\n\nA 2020, "T".\nCheckpoints: a/b.\n\nAxes: `B`."""',
+        '"""X: it is.\n\nA 2020, "T", arXiv:2001.00001.\nCheckpoints: a/b."""',
+    ],
+)
+def test_an_opening_that_lacks_something_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"x\.py: the first line is 'Name: what it is\.'"):
+        PAGE["opening_of"](path)
+
+
+def test_the_page_of_architectures_is_what_the_files_say() -> None:
+    assert PAGE["PAGE"].read_text(encoding="utf-8") == PAGE["page"](), "run: python scripts/architectures_page.py"
+
+
+def test_the_list_of_public_names_is_complete() -> None:
+    assert NAMES["LIST"].read_text(encoding="utf-8") == NAMES["listing"](), "run: python scripts/public_names.py"
+
+
+def test_every_name_in_the_list_is_there() -> None:
+    lines = NAMES["LIST"].read_text(encoding="utf-8").splitlines()
+    names = [line.rpartition(" as ")[2] for line in lines if line.startswith("from ")]
+    assert len(names) == len(set(names)) > 300
+    assert not [name for name in names if not hasattr(pellucid, name)]
+    assert set(names) <= set(dir(pellucid))
