@@ -10,7 +10,7 @@ import pytest
 from transformers.models.auto import modeling_auto as reference
 
 import pellucid
-from architectures import MODULES, Case
+from architectures import FILES, MODULES, Case
 from pellucid import AutoConfig, AutoModel, AutoModelForPreTraining, AutoModelForTextEncoding, auto
 from pellucid.errors import ConfigError, InputError, PellucidError
 
@@ -36,11 +36,13 @@ def test_every_auto_class_is_compared() -> None:
 
 
 @pytest.mark.parametrize("auto_class", MAPPINGS, ids=lambda auto_class: auto_class.__name__)
-@pytest.mark.parametrize("stem", MODULES)
+@pytest.mark.parametrize("stem", FILES)
 def test_heads_are_those_of_the_reference(stem: str, auto_class: type[AutoModel]) -> None:
-    config = MODULES[stem].CONFIG(**MODULES[stem].TINY)
-    if (wanted := MAPPINGS[auto_class].get(config.model_type)) is not None:
-        assert auto_class.model_class(config).__name__ in (wanted if isinstance(wanted, tuple) else (wanted,))
+    heads = FILES[stem].HEADS
+    if (wanted := MAPPINGS[auto_class].get(FILES[stem].CONFIG.model_type)) is not None:
+        head = auto_class._head_in(heads)
+        assert head is not None, f"the reference has {wanted}"
+        assert heads[head].__name__ in (wanted if isinstance(wanted, tuple) else (wanted,))
 
 
 @pytest.mark.parametrize("stem", MODULES)

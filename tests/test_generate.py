@@ -72,7 +72,7 @@ def test_greedy_equals_the_reference(case: Case) -> None:
     reference = reference_of(case, model)
     ids, mask = prompts_of()
     together = model.generate(ids, attention_mask=mask, max_new_tokens=NEW)
-    counted = hasattr(model.config, "readable_tokens")  # there the reference's generate gives other positions than its model
+    counted = hasattr(model.config, "readable_tokens")  # the reference numbers positions otherwise when it writes
     for row in range(len(ids)):
         prompt = ids[row, mask[row].bool()][None]
         if counted:
@@ -211,3 +211,19 @@ def test_draws_follow_the_probabilities(caplog: pytest.LogCaptureFixture) -> Non
     found = torch.bincount(drawn, minlength=len(exact)) / count
     spread = (exact * (1 - exact) / count).sqrt()
     assert ((found - exact).abs() <= 5 * spread + 1e-3).all()
+
+
+def test_processors_know_whose_row_they_change() -> None:
+    model = model_of(Case("llama", "ForCausalLM", 0))
+    ids, mask = prompts_of()
+
+    def only(prompt: int, text: torch.Tensor) -> list[int]:
+        return [2] if len(text) > 9 + prompt % 2 else [20 + prompt, 30 + prompt]
+
+    for settings in ({}, {"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True, "seed": 1}):
+        copies = settings.get("num_return_sequences", 1)
+        answer = model.generate(
+            ids, attention_mask=mask, prefix_allowed_tokens_fn=only, max_new_tokens=8, eos_token_id=[2], **settings
+        )
+        for row, new in enumerate(answer[:, ids.shape[1] :].tolist()):
+            assert set(new) <= {20 + row // copies, 30 + row // copies, 2, PAD}

@@ -16,6 +16,7 @@ _HOMES = {
     "auto": """AutoConfig AutoModel AutoModelForCausalLM AutoModelForMaskedLM AutoModelForMultipleChoice
         AutoModelForNextSentencePrediction AutoModelForPreTraining AutoModelForQuestionAnswering AutoModelForSeq2SeqLM
         AutoModelForSequenceClassification AutoModelForTextEncoding AutoModelForTokenClassification""",
+    "cache": "Cache DynamicCache EncoderDecoderCache StaticCache",
     "config": "PretrainedConfig PreTrainedConfig",
     "tokenizer.encoding": "BatchEncoding",
     "errors": """ConfigError FileError HubError InputError MissingDependencyError PellucidError

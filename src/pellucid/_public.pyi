@@ -16,6 +16,10 @@ from pellucid.auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
 from pellucid.auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
 from pellucid.auto import AutoModelForTextEncoding as AutoModelForTextEncoding
 from pellucid.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
+from pellucid.cache import Cache as Cache
+from pellucid.cache import DynamicCache as DynamicCache
+from pellucid.cache import EncoderDecoderCache as EncoderDecoderCache
+from pellucid.cache import StaticCache as StaticCache
 from pellucid.config import PreTrainedConfig as PreTrainedConfig
 from pellucid.config import PretrainedConfig as PretrainedConfig
 from pellucid.errors import ConfigError as ConfigError
@@ -101,6 +105,8 @@ from pellucid.models.electra import ElectraForSequenceClassification as ElectraF
 from pellucid.models.electra import ElectraForTokenClassification as ElectraForTokenClassification
 from pellucid.models.electra import ElectraModel as ElectraModel
 from pellucid.models.electra import ElectraPreTrainedModel as ElectraPreTrainedModel
+from pellucid.models.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
+from pellucid.models.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel
 from pellucid.models.gemma import GemmaConfig as GemmaConfig
 from pellucid.models.gemma import GemmaForCausalLM as GemmaForCausalLM
 from pellucid.models.gemma import GemmaForSequenceClassification as GemmaForSequenceClassification

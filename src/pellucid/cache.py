@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,18 +29,24 @@ if TYPE_CHECKING:
     from pellucid.config import PretrainedConfig
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Span:
     """What the sequences of one run of a layout see in a memory.
 
     Attributes:
         rows: `[count]` their rows in the memory; `None`: all rows in order.
         keys: how many places from the first on are looked at.
-        mask: `[count or 1, 1, length, keys]`, which token sees which place; `None`: every token sees all of them.
+        mask: `[count or 1, 1, length, keys]`, which token sees which place; `None`: all, or if `causal` those up to it.
     """
 
     rows: Tensor | None
     keys: int
     mask: Tensor | None
+    causal: bool = False
+
+    def of(self, memory: Tensor) -> Tensor:
+        """Keys or values of a memory → those that are looked at, `[count, N, keys, D]`."""
+        return (memory if self.rows is None else memory.index_select(0, self.rows))[:, :, : self.keys]
 
 
 class Memory(ABC):
@@ -487,9 +494,9 @@ class EncoderDecoderCache(Cache):
         cross_attention_cache: Cache | None = None,
     ) -> None:
         super().__init__()
-        self.self_attention_cache = self_attention_cache or DynamicCache()
+        self.self_attention_cache = DynamicCache() if self_attention_cache is None else self_attention_cache
         self.layers = self.self_attention_cache.layers
-        self.cross_attention_cache = cross_attention_cache or Cache()
+        self.cross_attention_cache = Cache() if cross_attention_cache is None else cross_attention_cache
         self.source: Layout | None = None  # of the text that the cross-attention layers have read
 
     def cross(self, number: int) -> CrossMemory:

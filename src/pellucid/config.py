@@ -57,6 +57,18 @@ Positive = Annotated[float, Range(0.0, float("inf"))]
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
+class NoField(AttributeError):
+    """A configuration has no such field; the nearest name is looked for only when the message is read."""
+
+    def __init__(self, kind: type[PretrainedConfig], name: str) -> None:
+        super().__init__(kind, name)
+        self.kind, self.name = kind, name
+
+    def __str__(self) -> str:
+        near = "" if self.name.startswith("_") else did_you_mean(self.name, self.kind.fields())
+        return f"{self.kind.__name__}: there is no field {self.name!r}{near}"
+
+
 class Derived(NamedTuple):
     """The default of a field that follows from other fields."""
 
@@ -173,8 +185,7 @@ class PretrainedConfig:
         extra = self.__dict__.get("extra", {})
         if name in extra:
             return extra[name]
-        near = "" if name.startswith("_") else did_you_mean(name, type(self).fields())
-        raise AttributeError(f"{type(self).__name__}: there is no field {name!r}{near}")
+        raise NoField(type(self), name)
 
     extra: ClassVar[dict[str, Any]]
     """Keys read from `config.json` that no field knows, kept to be written back (set on each instance)."""

@@ -95,8 +95,8 @@ def blocks(
         return
     keys, values = memory.look(key, value, layout)
     for (start, count, length), span in zip(layout.runs, memory.spans(layout, causal, window), strict=True):
-        k, v = (x if span.rows is None else x.index_select(0, span.rows) for x in (keys, values))
-        yield Block(_block(query, start, count, length), k[:, :, : span.keys], v[:, :, : span.keys], span.mask, False)
+        q = _block(query, start, count, length)
+        yield Block(q, span.of(keys), span.of(values), span.mask, span.causal)
 
 
 def cross_blocks(query: Tensor, layout: Layout, memory: CrossMemory) -> Iterator[Block]:

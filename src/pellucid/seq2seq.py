@@ -15,7 +15,7 @@ from os import PathLike
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid import ops, outputs
 from pellucid.cache import Cache, EncoderDecoderCache, Source, open_cache
@@ -213,6 +213,20 @@ class ConditionalGeneration(EncoderDecoderHead):
             packed_logits = self.read_out(hidden)  # [T, H] → [T, V]
             loss, logits = ops.token_loss(packed_logits, labels, layout), layout.unpack(packed_logits)
         return body.finish_both(outputs.Seq2SeqLMOutput(loss, logits), both, return_dict)
+
+
+class ClassificationHead(nn.Module):
+    """One more layer, and a score for each class: `[B, H]` → `[B, C]`."""
+
+    def __init__(self, size: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(size, size)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(size, classes)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The dense layer, and after it the classes."""
+        return self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(hidden)))))  # type: ignore[no-any-return]
 
 
 class TextClassification(EncoderDecoderHead):

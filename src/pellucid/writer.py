@@ -40,7 +40,7 @@ class GenerationMixin(nn.Module):
             from pellucid.generation.config import GenerationConfig
 
             if self._generation_file is None:
-                self._generation_config = GenerationConfig.from_model_config(self.config)
+                self._generation_config = GenerationConfig.from_model_config(cast(Any, self.config))
             else:
                 self._generation_config = GenerationConfig.from_dict(read_json(self._generation_file))
         return self._generation_config

@@ -92,7 +92,8 @@ class LoraEmbedding(LoraLayer):
         for name in self.active:
             a, b = self.pair(name)
             columns = F.embedding(ids, a.T, getattr(self, "padding_idx", None))  # ids → r, a column of A for each
-            y = y + (self.scaling[name] * (columns @ b.T)).to(y.dtype)  # r → outputs
+            part = self.scaling[name] * (columns @ b.T) * getattr(self, "factor", 1.0)  # r → outputs
+            y = y + part.to(y.dtype)
         return y
 
     def start(self) -> None:

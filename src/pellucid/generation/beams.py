@@ -23,6 +23,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import merge
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -125,11 +126,15 @@ class Search:
 
     def finish(self, text: Beam) -> None:
         """Put a text among the finished ones, if it is good enough."""
-        score = text.score / len(text.tokens) ** self.penalty
-        if score >= self.lowest:
-            self.finished.append((score, text))
+        if self.value(text) >= self.lowest:
+            self.finished.append((self.value(text), text))
             self.finished.sort(key=lambda pair: -pair[0])
             del self.finished[self.size :]
+
+    def value(self, text: Beam) -> float:
+        """The score of a text that is not to go on."""
+        divisor: float = len(text.tokens) ** self.penalty
+        return text.score / divisor
 
     def is_settled(self, best: float) -> bool:
         """Whether a text whose sum is `best` now has no prospect of a place among the finished ones.
@@ -142,11 +147,9 @@ class Search:
         length = self.limit if self.early == "never" and self.penalty > 0 else self.written
         return self.early is True or self.finished[-1][0] >= best / length**self.penalty
 
-    def moves(self, pad: int) -> list[tuple[int, int]]:
-        """For each beam the row of scores that it continues and the token it wrote; a search that is done pads."""
-        if self.done:
-            return [(self.first + beam, pad) for beam in range(self.size)]
-        return [(beam.path[-1], beam.tokens[-1]) for beam in self.beams]
+    def rest(self, pad: int) -> None:
+        """Write padding, when this search is done and others of the same prompt are not."""
+        self.beams = [beam.grown(pad, beam.score, self.first + number) for number, beam in enumerate(self.beams)]
 
 
 class OpenSearch(Search):
@@ -203,7 +206,7 @@ def run(call: Call, searches: Sequence[Sequence[Search]]) -> Decoding:
     spread = [prompt for prompt in range(len(searches)) for _ in range(beams)]
     logits = reader.read(call.prompts)[spread]  # [P, V] → [R, V]
     reader.select(spread)
-    rows, alive = Rows(reader.texts, reader.device), list(range(len(searches)))
+    rows, alive = Rows(reader.texts, reader.device, spread), list(range(len(searches)))
     while True:
         if call.watch:
             made.extras.append(reader.extras)
@@ -222,10 +225,10 @@ def run(call: Call, searches: Sequence[Sequence[Search]]) -> Decoding:
         if not kept:
             break
         moves = [
-            ((place - alive[place]) * beams + row, token)  # rows are numbered by prompt: where they are now
+            ((place - alive[place]) * beams + beam.path[-1], beam.tokens[-1])  # paths count rows of all prompts
             for place in kept
             for search in searches[alive[place]]
-            for row, token in search.moves(_pad(call))
+            for beam in search.beams
         ]
         origins = [row for row, _ in moves]
         tokens = torch.tensor([token for _, token in moves], device=reader.device)
@@ -274,10 +277,12 @@ def take_step(
         totals = block + sums[:, :, None]
         options = find_options(call, own, rows, totals, scores, generators)
         for search, found, total in zip(own, options, totals, strict=True):
-            if not search.done:
+            if search.done:
+                search.rest(_pad(call))
+            else:
                 search.step(found, total)
         if groups > 1:
-            tokens = torch.tensor([[token for _, token in search.moves(_pad(call))] for search in own])
+            tokens = torch.tensor([[beam.tokens[-1] for beam in search.beams] for search in own])
             said.scatter_add_(1, tokens.to(said.device), torch.ones_like(tokens, dtype=said.dtype, device=said.device))
     return scores if groups == 1 else torch.stack(paid, dim=1).view_as(scores)
 
@@ -331,7 +336,7 @@ def find_options(
 
 def best_texts(searches: Sequence[Search], count: int) -> list[tuple[float, Beam]]:
     """Score and text of the best of all groups of a prompt; where too few were found, empty ones behind them."""
-    found = sorted((pair for search in searches for pair in search.finished), key=lambda pair: -pair[0])
+    found = list(merge(*(search.finished for search in searches), key=lambda pair: -pair[0]))
     return [*found, *[(IMPOSSIBLE, Beam())] * (count - len(found))][:count]
 
 

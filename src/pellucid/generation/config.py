@@ -98,7 +98,7 @@ class GenerationConfig:
     dola_layers: Literal["low", "high"] | list[int] | None = None
     """DoLa (Chuang et al. 2023): layers whose answers the last one is contrasted with."""
     constraints: list[Any] | None = None
-    force_words_ids: list[list[int]] | list[list[list[int]]] | None = None
+    force_words_ids: list[list[int] | list[list[int]]] | None = None
     """Words that beams must write: ids of each, or lists of alternatives."""
     low_memory: bool | None = None
     """Contrastive search: try the candidates one after another."""
@@ -351,21 +351,23 @@ class GenerationConfig:
         """
         self._check(complete=strict, tolerant=not strict)
 
-    def _check(self, complete: bool = False, tolerant: bool = True) -> list[str]:
+    def _check(self, complete: bool = False, tolerant: bool = True, saving: bool = False) -> list[str]:
         """Refuse contradictions; warn of those that only a file is to blame for, once, and return their fields.
 
         Args:
             complete: whether fields that are unset have their defaults, or may be set later.
             tolerant: whether a file may hold contradictions.
+            saving: whether they are only written down again, so that nobody need be told of them.
         """
         ignored: list[Conflict] = []
         for conflict in conflicts(self, complete):
             blamed = conflict.field in self._given or (conflict.fatal and self._given.intersection(conflict.others))
-            if blamed or not tolerant or (conflict.fatal and complete):
+            if blamed or not tolerant or (conflict.fatal and complete and not saving):
                 value = quoted(getattr(self, conflict.field))
                 raise ConfigError(f"{type(self).__name__}: {conflict.field}: got {value} {conflict.advice}")
             ignored.append(conflict)
-        told = [one for one in ignored if complete and not self._given.intersection(one.others)]
+        loud = complete and not saving
+        told = [one for one in ignored if loud and not self._given.intersection(one.others)]
         if told and (names := ", ".join(one.field for one in told)) not in self._noted:
             self._noted.add(names)
             value = quoted(getattr(self, told[0].field))
@@ -572,7 +574,7 @@ class GenerationConfig:
         Raises:
             ConfigError: for settings of the caller's that contradict each other.
         """
-        self._check(complete=True)
+        self._check(complete=True, saving=True)
         with atomic_folder(Path(save_directory)) as folder:
             self.to_json_file(folder.path / (config_file_name or FILE_NAME), keys_to_pop=["compile_config"])
         if push_to_hub:

@@ -267,12 +267,16 @@ class ConstraintListState:
 class ConstrainedSearch(OpenSearch):
     """The search for texts that fulfil constraints.
 
+    A text that misses nothing may be far less probable than others that have yet to pay for their words. The best of
+    such texts always goes on, and those that miss something come last in the answer.
+
     Args:
         config: as in `Search`, and `num_return_sequences`.
         limit: how many tokens may be written at most.
         first: number of the row of scores that belongs to the first beam.
         constraints: what is asked for.
         prompt: ids that the texts begin with.
+        end_tokens: tokens that end a text.
     """
 
     def __init__(
@@ -282,9 +286,10 @@ class ConstrainedSearch(OpenSearch):
         first: int,
         constraints: Sequence[Constraint],
         prompt: Sequence[int],
+        end_tokens: Sequence[int],
     ) -> None:
         super().__init__(config, config.num_beams or 1, limit, first)
-        self.wanted = config.num_return_sequences or 1
+        self.wanted, self.end_tokens = config.num_return_sequences or 1, end_tokens
         state = ConstraintListState(constraints)
         state.reset(prompt)
         self.states = [state] * self.size  # of each beam
@@ -307,16 +312,31 @@ class ConstrainedSearch(OpenSearch):
                     known.append(text.tokens)
                     found.append((text, state.after(token)))
         dealt = deal(found)[: self.size]
+        complete = [number for number, state in enumerate(self.states) if state.completed]
+        if complete and not any(state.completed for _, state in dealt):
+            number = max(complete, key=lambda beam: self.beams[beam].score)
+            dealt[-1] = (self.go_on(number, totals[number]), self.states[number])
         self.states = [state for _, state in dealt]
         return [text for text, _ in dealt]
 
+    def go_on(self, number: int, totals: Tensor) -> Beam:
+        """A beam with its best next token by `totals` `[V]`; when that would be an end, both are kept."""
+        best, tokens = totals.topk(min(len(self.end_tokens) + 1, len(totals)))
+        for score, token in zip(best.tolist(), tokens.tolist(), strict=True):
+            text = self.grow(Option(score, number, token, ends=token in self.end_tokens))
+            if token not in self.end_tokens:
+                break
+            self.finish(text)
+        return text
+
     def close(self) -> None:
-        """Take in what is still open: texts that miss nothing, and the others only when there are too few of those."""
-        complete = [state.completed for state in self.states]
-        for wanted in (True,) if sum(complete) >= self.wanted else (True, False):
-            for text, is_complete in zip(self.beams, complete, strict=True):
-                if is_complete == wanted:
-                    self.finish(text)
+        """Take in what is still open; texts that miss something only when there are too few others, and last."""
+        for text, state in zip(self.beams, self.states, strict=True):
+            if state.completed:
+                self.finish(text)
+        missing = [text for text, state in zip(self.beams, self.states, strict=True) if not state.completed]
+        for text in sorted(missing, key=lambda text: -text.score)[: max(self.wanted - len(self.finished), 0)]:
+            self.finished.append((self.value(text), text))
 
 
 def deal(found: Sequence[tuple[Beam, ConstraintListState]]) -> list[tuple[Beam, ConstraintListState]]:
@@ -331,7 +351,7 @@ def constrained_beam_search(call: Call) -> Decoding:
     """The most probable texts that fulfil `constraints` and hold the words in `force_words_ids`."""
     config, constraints = call.config, constraints_of(call.config)
     searches = [
-        [ConstrainedSearch(config, limit, (config.num_beams or 1) * number, constraints, prompt)]
+        [ConstrainedSearch(config, limit, (config.num_beams or 1) * number, constraints, prompt, call.end_tokens)]
         for number, (prompt, limit) in enumerate(zip(call.prompts, call.limits, strict=True))
     ]
     return run(call, searches)

@@ -6,7 +6,6 @@ Three steps: `prepare` turns prompts and settings into a `Call`, `method_of` pic
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache as remembered
@@ -15,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pellucid.cache import Cache
+from pellucid.cache import Cache, DynamicCache, EncoderDecoderCache
 from pellucid.errors import InputError, reject_unknown
 from pellucid.generation import outputs
+from pellucid.generation.assisted import write_assisted
 from pellucid.generation.beams import beam_search, diverse_beam_search
-from pellucid.generation.config import GenerationConfig
+from pellucid.generation.config import GenerationConfig, GenerationMode
 from pellucid.generation.constraints import constrained_beam_search
+from pellucid.generation.contrastive import write_contrastive
+from pellucid.generation.dola import ContrastingReader
+from pellucid.generation.guided import GuidedReader
 from pellucid.generation.loop import Call, Decoding, Step, Written, write
 from pellucid.generation.processing import build_processors
 from pellucid.generation.reader import Reader
@@ -36,6 +39,7 @@ MODEL_INPUTS = frozenset(
      "decoder_attention_mask", "token_type_ids", "position_ids"}
 )  # fmt: skip
 """What a caller may hand over beside settings; what a tokenizer makes can be given whole: `generate(**inputs)`."""
+
 
 @dataclass
 class Frame:
@@ -141,27 +145,31 @@ def prepare(
             f"{type(model).__name__}.generate: has no head that writes; load the checkpoint with "
             "AutoModelForCausalLM or AutoModelForSeq2SeqLM"
         )
-    own = copy.deepcopy(tools.get("generation_config") or GenerationConfig())
-    own.update(**changes)
-    config = own.resolved(model.generation_config)
+    config = (tools.get("generation_config") or GenerationConfig()).with_settings(changes, base=model.generation_config)
     if inputs is not None:
         if "input_ids" in given:
             raise InputError("generate: got inputs and input_ids, wanted one of them")
         given["input_ids"] = inputs
+    mode = config.get_generation_mode(tools.get("assistant_model"))
+    if mode is GenerationMode.ASSISTED_GENERATION and config.use_cache and "past_key_values" not in given:
+        given["past_key_values"] = _rewindable(model)
     reader, prompts, start = _open(model, config, given)
-    reader.watch = {
-        name: True for name in ("output_attentions", "output_hidden_states") if getattr(config, name)
-    }
+    reader.watch = {name: True for name in ("output_attentions", "output_hidden_states") if getattr(config, name)}
+    watch = bool(reader.watch)
+    if config.dola_layers is not None and mode is GenerationMode.DOLA_GENERATION:
+        reader = ContrastingReader(reader, config.dola_layers)
+    if config.guidance_scale is not None and config.guidance_scale > 1:
+        reader = _guided(reader, config, tools)
     end_tokens = _ids(config.eos_token_id)
     pad = config.pad_token_id if config.pad_token_id is not None else (end_tokens or [0])[0]
     limits = [_limit(config, len(prompt)) for prompt in prompts]
     _check_window(model, prompts, limits)
     call = Call(
         reader, config, prompts, limits,
-        processing=_processing(config, reader, given, tools, max(limits)),
+        processing=_processing(config, reader, given, tools),
         stopping=build_stopping(config, tools.get("tokenizer"), custom=tools.get("stopping_criteria")),
         end_tokens=end_tokens, seeds=_seeds(config.seed, len(prompts)),
-        watch=bool(reader.watch),
+        watch=watch,
         assistant=tools.get("assistant_model"), tokenizer=tools.get("tokenizer"),
         assistant_tokenizer=tools.get("assistant_tokenizer"),
     )  # fmt: skip
@@ -192,6 +200,21 @@ def _open(
     ids, mask = _as_ids(given.get("input_ids"), mask, config)
     reader.known = [] if reader.cache is None else list(reader.cache.lengths or [])
     return reader, _real_rows(ids, mask, "input_ids"), ids.to(device)
+
+
+def _rewindable(model: PreTrainedModel) -> Cache:
+    """A cache that can go back a few tokens, when a draft was wrong: none that overwrites old tokens."""
+    return EncoderDecoderCache() if "packed_source" in type(model).forward.__annotations__ else DynamicCache()
+
+
+def _guided(reader: Reader, config: GenerationConfig, tools: Mapping[str, Any]) -> GuidedReader:
+    """The reader of the prompts, and beside it one of the negative prompts."""
+    negative, ids = Reader(reader.model, source=reader.source), tools.get("negative_prompt_ids")
+    prompts = (
+        None if ids is None else _real_rows(ids, tools.get("negative_prompt_attention_mask"), "negative_prompt_ids")
+    )
+    assert config.guidance_scale is not None
+    return GuidedReader(reader, negative, prompts, config.guidance_scale)
 
 
 def _cache(model: PreTrainedModel, config: GenerationConfig, given: Mapping[str, Any]) -> Cache | None:
@@ -311,10 +334,12 @@ def _seeds(seed: int | list[int] | None, count: int) -> list[int] | None:
 
 
 def _processing(
-    config: GenerationConfig, reader: Reader, given: Mapping[str, Any], tools: Mapping[str, Any], limit: int
+    config: GenerationConfig, reader: Reader, given: Mapping[str, Any], tools: Mapping[str, Any]
 ) -> Callable[[int], Any]:
     """Length of a prompt → the logits processors for it."""
-    read = given.get("input_ids") if reader.is_seq2seq else None
+    read = None
+    if reader.is_seq2seq and given.get("input_ids") is not None:
+        read = _real_rows(given["input_ids"], given.get("attention_mask"), "input_ids")
 
     @remembered
     def processors(length: int) -> Any:
@@ -325,20 +350,30 @@ def _processing(
             device=reader.device,
             custom=tools.get("logits_processor"),
             prefix_allowed_tokens_fn=tools.get("prefix_allowed_tokens_fn"),
-            max_length=length + limit,
+            max_length=length + _limit(config, length),
+            vocab_size=reader.model.config.vocab_size,
         )
 
     return processors
 
 
+METHODS: dict[GenerationMode, Callable[[Call], Decoding]] = {
+    GenerationMode.GREEDY_SEARCH: write,
+    GenerationMode.SAMPLE: write,
+    GenerationMode.DOLA_GENERATION: write,
+    GenerationMode.ASSISTED_GENERATION: write_assisted,
+    GenerationMode.CONTRASTIVE_SEARCH: write_contrastive,
+    GenerationMode.BEAM_SEARCH: beam_search,
+    GenerationMode.BEAM_SAMPLE: beam_search,
+    GenerationMode.GROUP_BEAM_SEARCH: diverse_beam_search,
+    GenerationMode.CONSTRAINED_BEAM_SEARCH: constrained_beam_search,
+}
+"""Decoding methods by what the settings ask for; each is a generator of steps."""
+
+
 def method_of(call: Call) -> Callable[[Call], Decoding]:
     """The decoding method that the settings ask for."""
-    config = call.config
-    if config.constraints or config.force_words_ids:
-        return constrained_beam_search
-    if (config.num_beams or 1) > 1:
-        return diverse_beam_search if (config.num_beam_groups or 1) > 1 else beam_search
-    return write
+    return METHODS[call.config.get_generation_mode(call.assistant)]
 
 
 # ---------------------------------------------------------------------- what was written → answer

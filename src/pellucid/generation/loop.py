@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pellucid.generation.processor_base import LogitsProcessorList
 from pellucid.generation.reader import Reader
 
 if TYPE_CHECKING:
     from pellucid.generation.config import GenerationConfig
     from pellucid.model import PreTrainedModel
 
-Processor = Callable[[Tensor, Tensor], Tensor]
 Stopping = Callable[[Tensor, Tensor], Any]
 
 
@@ -55,7 +55,7 @@ class Call:
     config: GenerationConfig
     prompts: list[list[int]]
     limits: list[int]
-    processing: Callable[[int], Sequence[Processor]]
+    processing: Callable[[int], LogitsProcessorList]
     stopping: Sequence[Stopping] = ()
     end_tokens: Sequence[int] = ()
     seeds: Sequence[int] | None = None
@@ -68,6 +68,10 @@ class Call:
     def copies(self) -> int:
         """How many texts are wanted for each prompt."""
         return self.config.num_return_sequences or 1
+
+    def numbers(self, each: int) -> list[int]:
+        """Which prompt each row belongs to, when there are `each` rows of every prompt."""
+        return [prompt for prompt in range(len(self.prompts)) for _ in range(each)]
 
     def generators(self) -> list[torch.Generator] | None:
         """Random numbers of each output row: its prompt's seed, counted up for further copies."""
@@ -120,11 +124,15 @@ class Rows:
     """What each row holds so far, as processors and stopping criteria look at it: real tokens and no padding.
 
     Args:
-        texts: the prompts, one for each row.
+        texts: what each row begins with, rows of one prompt side by side.
         device: where `ids` are kept.
+        numbers: which prompt each row belongs to; `None`: each row has its own.
     """
 
-    def __init__(self, texts: Sequence[Sequence[int]], device: torch.device) -> None:
+    def __init__(
+        self, texts: Sequence[Sequence[int]], device: torch.device, numbers: Sequence[int] | None = None
+    ) -> None:
+        self.numbers = list(range(len(texts)) if numbers is None else numbers)
         self.prompts = [len(text) for text in texts]  # length of each row's prompt
         self.written = 0
         ids = torch.zeros(len(texts), max(self.prompts, default=0) + 64, dtype=torch.long)
@@ -144,9 +152,10 @@ class Rows:
         """Go on with the given rows, in that order."""
         self.ids = self.ids[torch.tensor(rows, dtype=torch.long, device=self.ids.device)]
         self.prompts = [self.prompts[row] for row in rows]
+        self.numbers = [self.numbers[row] for row in rows]
 
     def groups(self) -> Iterator[tuple[int, Tensor | None, Tensor]]:
-        """Rows of equal length together: length of the prompt, row numbers (`None`: all), ids `[rows, length]`."""
+        """Rows of equal length together: length of the prompt, places of the rows (`None`: all), ids `[rows, S]`."""
         kinds = sorted(set(self.prompts))
         for length in kinds:
             end = length + self.written
@@ -158,23 +167,18 @@ class Rows:
                 yield length, chosen, self.ids[chosen, :end]
 
 
-def process(processing: Callable[[int], Sequence[Processor]], rows: Rows, scores: Tensor) -> Tensor:
+def process(processing: Callable[[int], LogitsProcessorList], rows: Rows, scores: Tensor) -> Tensor:
     """Run the logits processors on scores `[R, V]`, for rows of each length their own."""
     every = processing(rows.prompts[0])
-    if not any(getattr(processor, "needs_ids", True) for processor in every):
-        return _in_turn(every, rows.ids[:, :0], scores)
+    if not every.needs_ids:
+        return every(rows.ids[:, :0], scores, rows=rows.numbers)
     changed = scores
     for length, chosen, ids in rows.groups():
         if chosen is None:
-            return _in_turn(processing(length), ids, scores)
-        changed = changed.index_copy(0, chosen, _in_turn(processing(length), ids, scores[chosen]))
+            return processing(length)(ids, scores, rows=rows.numbers)
+        numbers = [rows.numbers[row] for row in chosen.tolist()]
+        changed = changed.index_copy(0, chosen, processing(length)(ids, scores[chosen], rows=numbers))
     return changed
-
-
-def _in_turn(processors: Sequence[Processor], ids: Tensor, scores: Tensor) -> Tensor:
-    for processor in processors:
-        scores = processor(ids, scores)
-    return scores
 
 
 def is_stopped(stopping: Sequence[Stopping], rows: Rows, scores: Tensor) -> Tensor:
@@ -208,11 +212,11 @@ def write(call: Call) -> Decoding:
     limits = [limit for limit in call.limits for _ in range(call.copies)]
     generators = call.generators()
     logits = reader.read(call.prompts)
+    numbers = call.numbers(call.copies)
     if call.copies > 1:  # each prompt was read once
-        spread = [prompt for prompt in range(len(call.prompts)) for _ in range(call.copies)]
-        reader.select(spread)
-        logits = logits[spread]
-    rows = Rows(reader.texts, reader.device)
+        reader.select(numbers)
+        logits = logits[numbers]
+    rows = Rows(reader.texts, reader.device, numbers)
     alive = list(range(len(made.sequences)))  # output row of each row that is being written
     while True:
         if call.watch:

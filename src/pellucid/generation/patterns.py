@@ -40,7 +40,6 @@ def portable(pattern: str) -> str:
     if not isinstance(pattern, str):
         raise InputError(f"regex: got {quoted(pattern)}, wanted text")
     try:
-        re.compile(pattern)
         parsed = importlib.import_module("re._parser").parse(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise InputError(f"regex: got {quoted(pattern)}, wanted a regular expression of Python: {error}") from error

@@ -53,7 +53,8 @@ class Reader:
         takes_cache = "past_key_values" in known
         self.is_seq2seq = "packed_source" in known
         self._keeps = "logits_to_keep" in known  # whether the model can leave out what nobody reads
-        self.cache = (cache or self._usual_cache()) if remember and takes_cache else None
+        usual = self._usual_cache() if cache is None else cache
+        self.cache = usual if remember and takes_cache else None
         self.texts: list[list[int]] = []
         self.opening: PackedTokens | None = None
         self.known: list[int] = []
@@ -136,6 +137,12 @@ class Reader:
             self.cache.batch_select_indices(torch.tensor(rows, dtype=torch.long, device=self.device))
         elif self.is_seq2seq:
             raise InputError("generate: an encoder-decoder needs its cache; leave use_cache at True")
+
+    def spread(self, prompts: Sequence[Sequence[int]], copies: int) -> None:
+        """Read each prompt but for its last token, once, and make of each row so many."""
+        self.read(prompts)
+        self.select([row for row in range(len(prompts)) for _ in range(copies)])
+        self.forget([len(text) - 1 for text in self.texts])
 
     def forget(self, lengths: Sequence[int]) -> None:
         """Go back to the first `lengths` tokens of each row, as when a draft was wrong."""

@@ -1,9 +1,8 @@
 """What each token adds to a text, in bytes: the alphabet in which a grammar is followed.
 
-A token may add one thing in front of a text and another one later (`▁the` is `the` and then ` the`), or one thing after
-a token that ends a word and another one otherwise. So there are two *places*, 0 and 1, and each token has a spelling in
-both. The automaton is given one vocabulary for both places: the spellings of place 1 under the tokens' own numbers,
-those of place 0 that differ behind them, and one number more for the end of the text.
+A token may add one thing in front of a text and another one later: `▁the` is `the` and then ` the`. The automaton is
+given one vocabulary for both places: the later spellings under the tokens' own numbers, those in front that differ
+behind them, and one number more for the end of the text.
 """
 
 from __future__ import annotations
@@ -36,45 +35,45 @@ Spell = Callable[[str], bytes]
 
 @dataclass
 class Spelling:
-    """The spellings of a vocabulary.
+    """The spellings of a vocabulary: no bytes for a token that adds nothing, or that cannot stand in a text.
 
     Attributes:
-        places: the bytes of each token at place 0 and at place 1; none for a token that cannot stand in a text.
-        word_ends: for each token, whether place 1 follows it; `None`: it follows every token.
-        silent: special tokens, which add nothing and leave the place as it is.
+        first: the bytes of each token in front of a text.
+        later: its bytes anywhere else.
+        silent: special tokens, which are no text.
     """
 
-    places: tuple[list[bytes], list[bytes]]
-    word_ends: list[bool] | None
+    first: list[bytes]
+    later: list[bytes]
     silent: frozenset[int]
 
     @property
     def size(self) -> int:
         """How many numbers there are."""
-        return len(self.places[1])
+        return len(self.later)
 
-    def place_after(self, token: int, place: int) -> int:
-        """The place behind a token."""
-        if token in self.silent:
-            return place
-        return 1 if self.word_ends is None else int(self.word_ends[token])
+    @cached_property
+    def differing(self) -> list[int]:
+        """Tokens that are spelt differently in front."""
+        return [token for token in range(self.size) if self.first[token] != self.later[token]]
 
     @cached_property
     def moved(self) -> dict[int, int]:
-        """Tokens that are spelt differently at place 0 → their number there."""
-        pairs = enumerate(zip(*self.places, strict=True))
-        differ = [token for token, (first, later) in pairs if first != later and first]
-        return {token: self.size + place for place, token in enumerate(differ)}
+        """Those of them that are spelt there at all → their number there."""
+        spelt = [token for token in self.differing if self.first[token]]
+        return {token: self.size + place for place, token in enumerate(spelt)}
+
+    @cached_property
+    def bare(self) -> list[int]:
+        """Tokens that only add nothing in front, such as a single `▁`."""
+        return [token for token in self.differing if not self.first[token]]
 
     @cached_property
     def swap(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Place 0: tokens whose own number counts no more, tokens in `moved`, and tokens that add nothing there."""
-        pairs = list(zip(*self.places, strict=True))
-        differ = [token for token, (first, later) in enumerate(pairs) if first != later]
-        empty = [token for token, (first, later) in enumerate(pairs) if later and not first]
-        free = empty if self.word_ends is None else []
-        kinds = (differ, list(self.moved), free)
-        first, second, third = (torch.tensor(tokens, dtype=torch.long) for tokens in kinds)
+        """The tokens in `differing`, `moved` and `bare` as indices."""
+        first, second, third = (
+            torch.tensor(tokens, dtype=torch.long) for tokens in (self.differing, list(self.moved), self.bare)
+        )
         return first, second, third
 
     @cached_property
@@ -82,7 +81,7 @@ class Spelling:
         """The vocabulary as llguidance takes it."""
         from llguidance import LLTokenizer
 
-        words = [*self.places[1], *(self.places[0][token] for token in self.moved), b"<end of text>"]
+        words = [*self.later, *(self.first[token] for token in self.moved), b"<end of text>"]
         return LLTokenizer(cast("Any", _Words(words)), slices=LLTokenizer.json_slices())
 
     @property
@@ -124,40 +123,36 @@ def spelling_of(tokenizer: IdRows, end_tokens: Sequence[int]) -> Spelling:
 
 
 def _spell(tokenizer: IdRows, end_tokens: Sequence[int]) -> Spelling:
-    first, later, suffix = _ways(tokenizer)
+    in_front, within = _ways(tokenizer)
     added = tokenizer.added_tokens_decoder
     special = {index for index, token in added.items() if token.special} | set(end_tokens)
     special |= {index for index in tokenizer.all_special_ids if index is not None}
     numbers = {**tokenizer.get_vocab(), **{token.content: index for index, token in added.items()}}
     size = max(max(numbers.values(), default=-1), *special) + 1
-    places: tuple[list[bytes], list[bytes]] = [b""] * size, [b""] * size
-    word_ends = [False] * size
+    first, later = [b""] * size, [b""] * size
     for token, index in numbers.items():
         if index not in special:
-            places[0][index], places[1][index] = first(token), later(token)
-            word_ends[index] = suffix is not None and token.endswith(suffix)
-    return Spelling(places, word_ends if suffix is not None else None, frozenset(special))
+            first[index], later[index] = in_front(token), within(token)
+    return Spelling(first, later, frozenset(special))
 
 
-def _ways(tokenizer: IdRows) -> tuple[Spell, Spell, str | None]:
-    """How tokens are spelt at place 0 and at place 1, and the mark of the end of a word."""
+def _ways(tokenizer: IdRows) -> tuple[Spell, Spell]:
+    """How tokens are spelt in front of a text, and anywhere else."""
     own = type(tokenizer)._decode
     if own is ByT5Tokenizer._decode:
-        return character_bytes, character_bytes, None
+        return character_bytes, character_bytes
     if own is IdRows._decode or (own is MarianTokenizer._decode and getattr(tokenizer, "_cutters", None) is None):
         described = decoder_steps(tokenizer._tokenizer.decoder)
         match described:
             case [{"type": "ByteLevel"}]:
-                return byte_level_bytes, byte_level_bytes, None
-            case [{"type": "BPEDecoder", "suffix": suffix}] if suffix:
-                return (lambda token: _word(token, suffix)), (lambda token: _word(token, suffix, " ")), suffix
+                return byte_level_bytes, byte_level_bytes
             case [] | [{"type": "Metaspace" | "WordPiece"}]:
                 steps = steps_of(described)
                 assert steps is not None
                 step = steps[0]
                 assert isinstance(step, Each)  # these decoders change each token by itself
                 in_front, within = step.next, step.rest
-                return (lambda token: in_front(token).encode()), (lambda token: within(token).encode()), None
+                return (lambda token: in_front(token).encode()), (lambda token: within(token).encode())
         if (spelt := _replaced(described)) is not None:
             return spelt
     raise InputError(
@@ -166,13 +161,7 @@ def _ways(tokenizer: IdRows) -> tuple[Spell, Spell, str | None]:
     )
 
 
-def _word(token: str, suffix: str, space: str = "") -> bytes:
-    """A token without the mark behind it, and perhaps with a space in front; nothing if the mark is elsewhere too."""
-    word = token.removesuffix(suffix)
-    return b"" if suffix in word else f"{space}{word}".encode()
-
-
-def _replaced(described: list[dict[str, Any]]) -> tuple[Spell, Spell, str | None] | None:
+def _replaced(described: list[dict[str, Any]]) -> tuple[Spell, Spell] | None:
     """Llama's way: texts replaced in each token, then bytes, and perhaps the space in front taken off."""
     rest = list(described)
     pairs = []
@@ -198,4 +187,4 @@ def _replaced(described: list[dict[str, Any]]) -> tuple[Spell, Spell, str | None
         found = taken.match(text)
         return text[found.end() :] if found else text
 
-    return first, later, None
+    return first, later

@@ -14,6 +14,7 @@ grammar byte by byte and says which tokens of the vocabulary can come next.
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
 
 EndTokens = int | Sequence[int] | None
 
+RULES = '%llguidance {"no_forcing": true}\nstart: '
+"""How a grammar begins: any way to cut a text into tokens will do, also where only one text is possible."""
 REMEMBERED = 512
 """How many beginnings of texts a grammar keeps; one that was forgotten is followed again from its first token."""
 
 
 class Grammar:
-    """What a text may be, over the tokens of one tokenizer.
+    """What a text may be, over the tokens of one tokenizer; for one thread at a time.
 
     Made by `regex`, `json_schema`, `choices` or `from_config`; all of them take
 
@@ -64,36 +67,30 @@ class Grammar:
         self._spelling = spelling_of(tokenizer, self.end_tokens)
         self.vocab_size = self._spelling.size if vocab_size is None else vocab_size
         limits = LLParserLimits(verbose_errors=False)
-        self._matcher = LLMatcher(self._spelling.automaton_vocabulary, rules, log_level=0, limits=limits)
+        written = LLMatcher.grammar_from_lark(RULES + rules)
+        self._matcher = LLMatcher(self._spelling.automaton_vocabulary, written, log_level=0, limits=limits)
         if self._matcher.is_error():
             raise InputError(f"{what}: {_first_line(self._matcher.get_error())}")
         self._states: OrderedDict[tuple[int, ...], State] = OrderedDict()
-        self.start().allowed()
+        self._check_beginning()
 
     @classmethod
     def regex(
         cls, pattern: str, tokenizer: IdRows, *, eos_token_id: EndTokens = None, vocab_size: int | None = None
     ) -> Grammar:
         """Texts that match a regular expression as a whole (`re.fullmatch`)."""
-        require("llguidance", "structured")
-        from llguidance import LLMatcher
-
-        rules = LLMatcher.grammar_from_regex(portable(pattern))
-        return cls(rules, f"regex: got {quoted(pattern)}", tokenizer, eos_token_id, vocab_size)
+        return cls(f"/{portable(pattern)}/", f"regex: got {quoted(pattern)}", tokenizer, eos_token_id, vocab_size)
 
     @classmethod
     def choices(
         cls, choices: Iterable[str], tokenizer: IdRows, *, eos_token_id: EndTokens = None, vocab_size: int | None = None
     ) -> Grammar:
         """One of some texts, exactly as it stands."""
-        require("llguidance", "structured")
-        from llguidance import LLMatcher
-
         listed = [] if isinstance(choices, str) else list(choices)
         if not listed or not all(isinstance(choice, str) and choice for choice in listed):
             raise InputError(f"choices: got {quoted(choices)}, wanted a list of texts, none of them empty")
-        rules = LLMatcher.grammar_from_regex("|".join(literal(choice) for choice in dict.fromkeys(listed)))
-        return cls(rules, f"choices: got {quoted(listed)}", tokenizer, eos_token_id, vocab_size)
+        rules = "|".join(literal(choice) for choice in dict.fromkeys(listed))
+        return cls(f"/{rules}/", f"choices: got {quoted(listed)}", tokenizer, eos_token_id, vocab_size)
 
     @classmethod
     def json_schema(
@@ -115,13 +112,9 @@ class Grammar:
             eos_token_id: tokens that end a text.
             vocab_size: how many tokens the model scores.
         """
-        require("llguidance", "structured")
-        from llguidance import LLMatcher
-
-        read = _read_schema(schema)
-        options: Any = {"whitespace_pattern": portable(whitespace), "whitespace_flexible": bool(whitespace)}
-        rules = LLMatcher.grammar_from_json_schema(json.dumps(read), overrides=options)
-        return cls(rules, "json_schema", tokenizer, eos_token_id, vocab_size)
+        between = {"whitespace_pattern": portable(whitespace)} if whitespace else {"whitespace_flexible": False}
+        rules = {**_read_schema(schema), "x-guidance": between}
+        return cls(f"%json {json.dumps(rules)}", "json_schema", tokenizer, eos_token_id, vocab_size)
 
     @classmethod
     def from_config(
@@ -136,6 +129,14 @@ class Grammar:
         if config.choices is not None:
             return cls.choices(config.choices, tokenizer, **common)
         return None
+
+    def _check_beginning(self) -> None:
+        """Raise if the vocabulary cannot even begin a text, also where a token without text is possible in front."""
+        state, bare = self.start(), self._spelling.bare
+        allowed = state.allowed().nonzero().flatten().tolist()
+        if bare and set(allowed) <= set(bare):
+            state.push(bare[0])
+            state.allowed()
 
     def start(self) -> State:
         """The state before the first token."""
@@ -175,7 +176,7 @@ class State:
     def __init__(self, grammar: Grammar, matcher: Any) -> None:
         self.finished = False
         self._grammar, self._matcher = grammar, matcher
-        self._place = 0
+        self._in_front = True
         self._mask: Tensor | None = None
 
     @property
@@ -186,7 +187,7 @@ class State:
     def copy(self) -> State:
         """A state of its own at the same place, for a text that goes on in another way."""
         other = State(self._grammar, self._matcher.deep_copy())
-        other.finished, other._place, other._mask = self.finished, self._place, self._mask
+        other.finished, other._in_front, other._mask = self.finished, self._in_front, self._mask
         return other
 
     def push(self, token_id: int) -> None:
@@ -203,23 +204,15 @@ class State:
             return
         if token_id in spelling.silent:
             return
-        number, adds_text = self._number(token_id)
-        if number is None or (adds_text and not self._matcher.try_consume_tokens([number])):
-            raise InputError(f"{self._grammar._what}: got token {token_id}, which cannot come next here")
-        self._place, self._mask = spelling.place_after(token_id, self._place), None
-
-    def _number(self, token: int) -> tuple[int | None, bool]:
-        """A token's number in the automaton's vocabulary, and whether it adds text; `None` if it never can come."""
-        spelling = self._grammar._spelling
-        if not 0 <= token < min(spelling.size, self._grammar.vocab_size):
-            return None, False
-        text, later = spelling.places[self._place][token], spelling.places[1][token]
-        if not text:
-            return (token if later and spelling.word_ends is None else None), False
-        return (spelling.moved.get(token, token) if self._place == 0 else token), True
+        known = 0 <= token_id < min(spelling.size, self._grammar.vocab_size)
+        if not (known and self._in_front and token_id in spelling.bare):
+            number = spelling.moved.get(token_id, token_id) if self._in_front else token_id
+            if not known or not spelling.later[token_id] or not self._matcher.try_consume_tokens([number]):
+                raise InputError(f"{self._grammar._what}: got token {token_id}, which cannot come next here")
+        self._in_front, self._mask = False, None
 
     def allowed(self) -> Tensor:
-        """`[V]`: tokens that can come next.
+        """`[V]`: whether each token can come next; the tensor is kept, so it is not to be changed.
 
         Raises:
             InputError: there is none, because the vocabulary cannot spell what has to come.
@@ -234,14 +227,15 @@ class State:
         if not self.finished:
             packed = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
             bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten().bool()
-            if self._matcher.is_error():
-                raise InputError(f"{grammar._what}: {_first_line(self._matcher.get_error())}")
+            error = self._matcher.get_error()
+            if error and not error.startswith("NoExtension"):  # that only means that no token fits
+                raise InputError(f"{grammar._what}: {_first_line(error)}")
             mask[:size] = bits[:size]
-            if self._place == 0:
-                differ, moved, free = spelling.swap
-                mask[differ] = False
+            if self._in_front:
+                differing, moved, bare = spelling.swap
+                mask[differing] = False
                 mask[moved] = bits[size : spelling.end]
-                mask[free] = True
+                mask[bare] = True
         mask[list(grammar.end_tokens)] = self.complete
         mask = mask[: grammar.vocab_size]
         if not bool(mask.any()):
@@ -281,9 +275,10 @@ def _end_tokens(tokenizer: IdRows, given: EndTokens) -> tuple[int, ...]:
     """The tokens that end a text."""
     if given is None:
         given = tokenizer.eos_token_id
-    found = (given,) if isinstance(given, int) else tuple(given or ())
+    listed = [given] if isinstance(given, int) else list(given or ())
+    found = tuple(token for token in listed if token >= 0)
     if not found:
-        raise InputError("eos_token_id: got None, and the tokenizer has none; structured text has to end by a token")
+        raise InputError("eos_token_id: got none, wanted the token that ends a text; pass eos_token_id")
     return found
 
 
@@ -291,7 +286,10 @@ def _first_line(message: str) -> str:
     """An error of the library in one line."""
     lines = [line.strip() for line in message.splitlines() if line.strip() and not line.startswith("<")]
     reasons = [line for line in lines if line.startswith("error:")]
-    return (reasons or lines or ["refused without a reason"])[0]
+    return _PLACE.sub("", (reasons or lines or ["refused without a reason"])[0])
+
+
+_PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
 
 
 # ---------------------------------------------------------------------- JSON schemas
@@ -301,13 +299,13 @@ _KEYWORDS = """$schema $id $ref $defs $comment $anchor definitions type enum con
     maxLength pattern properties additionalProperties patternProperties required minProperties maxProperties
     propertyNames dependentRequired dependentSchemas items prefixItems additionalItems minItems maxItems uniqueItems
     contains minContains maxContains allOf anyOf oneOf not if then else unevaluatedItems unevaluatedProperties
-    discriminator nullable contentEncoding contentMediaType contentSchema x-guidance"""
+    discriminator nullable contentEncoding contentMediaType contentSchema"""
 KEYWORDS = frozenset(_KEYWORDS.split())
 BY_NAME = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 """Keywords that hold schemas by name."""
 
 
-def _read_schema(schema: Any) -> Any:
+def _read_schema(schema: Any) -> dict[str, Any]:
     """A schema as plain JSON, checked for misspelt keywords."""
     if callable(getattr(schema, "model_json_schema", None)):
         schema = schema.model_json_schema()
@@ -316,7 +314,9 @@ def _read_schema(schema: Any) -> Any:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as error:
             raise InputError(f"json_schema: got {quoted(schema)}, wanted JSON: {error}") from error
-    if not isinstance(schema, (dict, bool)):
+    if schema is True:
+        return {}
+    if not isinstance(schema, dict):
         raise InputError(
             f"json_schema: got {quoted(schema)}, wanted a dictionary, JSON text or a class with model_json_schema()"
         )
@@ -343,5 +343,5 @@ def _check_keywords(schema: Any, where: str) -> None:
         if name in BY_NAME and isinstance(value, Mapping):
             for key, inner in value.items():
                 _check_keywords(inner, f"{where}.{name}.{key}")
-        elif name not in ("enum", "const", "default", "examples", "required", "dependentRequired", "x-guidance"):
+        elif name not in ("enum", "const", "default", "examples", "required", "dependentRequired"):
             _check_keywords(value, f"{where}.{name}")

@@ -19,13 +19,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pellucid import ops
+from pellucid import ops, seq2seq
 from pellucid.cache import Source
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
 from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens, pack_tokens
 from pellucid.model import PreTrainedModel
 from pellucid.outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
-from pellucid.seq2seq import ConditionalGeneration, DecoderAlone, EncoderDecoder, SpanFinding, TextClassification
 
 
 class BartConfig(PretrainedConfig):
@@ -108,10 +107,6 @@ class LearnedPositions(nn.Module):
         ops.check_length(tokens.layout.offset + tokens.layout.width, len(self.weight) - self.offset)
         return nn.functional.embedding(tokens.positions(words.device) + self.offset, self.weight)
 
-    def start(self, spread: float) -> None:
-        """Fill the table of a new model."""
-        self.weight.normal_(0.0, spread)
-
 
 class WavePositions(LearnedPositions):
     """Positions that are computed, not learned; the table is a tensor all the same, as in checkpoints."""
@@ -121,10 +116,6 @@ class WavePositions(LearnedPositions):
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config)
         self.weight.requires_grad_(False)
-
-    def start(self, spread: float) -> None:
-        """Fill the table, whatever the spread of other tensors."""
-        self.weight.copy_(ops.sinusoids(*self.weight.shape))
 
 
 class BartAttention(nn.Module):
@@ -237,8 +228,10 @@ class BartPreTrainedModel(PreTrainedModel):
     positions_class: type[nn.Module] = LearnedPositions
 
     def init_parameter(self, module: nn.Module, name: str, parameter: Tensor) -> None:
-        if isinstance(module, LearnedPositions):
-            module.start(self.config.init_std)
+        if isinstance(module, WavePositions):
+            parameter.copy_(ops.sinusoids(*parameter.shape))
+        elif isinstance(module, LearnedPositions):
+            parameter.normal_(0.0, self.config.init_std)
         else:
             super().init_parameter(module, name, parameter)
 
@@ -328,7 +321,7 @@ class BartDecoder(BartStack):
         return BaseModelOutputWithPastAndCrossAttentions(hidden, packed.layout.close(), kept, maps, cross)
 
 
-class BartModel(BartPreTrainedModel, EncoderDecoder):
+class BartModel(BartPreTrainedModel, seq2seq.EncoderDecoder):
     """The body: ids of the source and of the decoder in, one vector for each of the decoder's tokens out."""
 
     tied = {"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"}
@@ -350,14 +343,14 @@ class BartHead(BartPreTrainedModel):
 
     tied = {f"model.{name}": f"model.{first}" for name, first in BartModel.tied.items()}
     word_tensors = tuple(tied)
-    body_class: type[EncoderDecoder] = BartModel
+    body_class: type[seq2seq.EncoderDecoder] = BartModel
 
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config)
         self.model = self.body_class(config)
 
 
-class BartForConditionalGeneration(BartHead, ConditionalGeneration):
+class BartForConditionalGeneration(BartHead, seq2seq.ConditionalGeneration):
     """The decoder writes: scores of the next word after each of its tokens."""
 
     output_embeddings = "lm_head"
@@ -383,29 +376,18 @@ class BartForConditionalGeneration(BartHead, ConditionalGeneration):
         return table
 
 
-class BartClassificationHead(nn.Module):
-    """One more layer, and a score for each class: `[B, H]` → `[B, C]`."""
-
-    def __init__(self, config: BartConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.d_model, config.d_model)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.out_proj = nn.Linear(config.d_model, config.num_labels)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.out_proj(self.dropout(torch.tanh(self.dense(self.dropout(hidden)))))
-
-
-class BartForSequenceClassification(BartHead, TextClassification):
+class BartForSequenceClassification(BartHead, seq2seq.TextClassification):
     """A class, or a number, for the whole text; `labels` `[B]` or `[B, C]`."""
 
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config)
-        self.classification_head = BartClassificationHead(config)
+        self.classification_head = seq2seq.ClassificationHead(
+            config.d_model, config.num_labels, config.classifier_dropout
+        )
         self.post_init()
 
 
-class BartForQuestionAnswering(BartHead, SpanFinding):
+class BartForQuestionAnswering(BartHead, seq2seq.SpanFinding):
     """Where in a text the answer begins and ends."""
 
     def __init__(self, config: BartConfig) -> None:
@@ -414,7 +396,7 @@ class BartForQuestionAnswering(BartHead, SpanFinding):
         self.post_init()
 
 
-class BartForCausalLM(BartPreTrainedModel, DecoderAlone):
+class BartForCausalLM(BartPreTrainedModel, seq2seq.DecoderAlone):
     """The decoder alone, which may look at states of any encoder: the next word after each token."""
 
     input_embeddings = "decoder.embed_tokens"

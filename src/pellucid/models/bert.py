@@ -137,17 +137,15 @@ class BertOutput(nn.Module):
 
 
 class BertAttention(nn.Module):
-    """Attention, then what all parts of a layer end with: `[T, H]` → `[T, H]`."""
+    """Attention, and what all parts of a layer end with; `beside` is what the attention looks at beside the tokens."""
 
-    def __init__(self, config: BertConfig, attention: BertSelfAttention) -> None:
+    def __init__(self, config: BertConfig, attention: nn.Module) -> None:
         super().__init__()
         self.self = attention
         self.output = BertOutput(config, config.hidden_size)
 
-    def forward(
-        self, hidden: Tensor, layout: Layout, need_weights: bool, *source: Source
-    ) -> tuple[Tensor, Maps | None]:
-        mixed, maps = self.self(hidden, layout, need_weights, *source)
+    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool, *beside: Any) -> tuple[Tensor, Maps | None]:
+        mixed, maps = self.self(hidden, layout, need_weights, *beside)
         return self.output(mixed, hidden), maps
 
 

@@ -182,25 +182,12 @@ class DisentangledSelfAttention(nn.Module):
         return (layer(vectors) * self.scale).view(-1, self.num_heads, self.head_size).permute(1, 2, 0)
 
 
-class DebertaV2Attention(nn.Module):
-    """Self-attention, then what all parts of a layer end with: `[T, H]` → `[T, H]`."""
-
-    def __init__(self, config: DebertaV2Config) -> None:
-        super().__init__()
-        self.self = DisentangledSelfAttention(config)
-        self.output = bert.BertOutput(config, config.hidden_size)
-
-    def forward(self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None) -> Mixed:
-        mixed, maps = self.self(hidden, layout, need_weights, distances)
-        return self.output(mixed, hidden), maps
-
-
 class DebertaV2Layer(nn.Module):
     """Attention between tokens, then a feed-forward network on each: `[T, H]` → `[T, H]`."""
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__()
-        self.attention = DebertaV2Attention(config)
+        self.attention = bert.BertAttention(config, DisentangledSelfAttention(config))
         self.intermediate = bert.BertIntermediate(config)
         self.output = bert.BertOutput(config, config.intermediate_size)
 
@@ -220,13 +207,11 @@ class ConvLayer(nn.Module):
         self.LayerNorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(
-        self, layer: nn.Module, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None
-    ) -> Mixed:
-        output, maps = layer(hidden, layout, need_weights, distances)
+    def forward(self, layer: nn.Module, hidden: Tensor, layout: Layout, *asked: Any) -> Mixed:
+        output, maps = layer(hidden, layout, *asked)
         if layout.mask is not None:  # padding that had to be carried along must look like the end of the text
             hidden = hidden * layout.mask.any(dim=2).view(-1, 1)
-        runs = [hidden.narrow(0, at, n * length).view(n, length, -1) for at, n, length in layout.runs]
+        runs = [hidden.narrow(0, at, n * length).view(n, length, hidden.shape[-1]) for at, n, length in layout.runs]
         near = [self.conv(run.transpose(1, 2)).transpose(1, 2).flatten(0, 1) for run in runs]  # each [n * L, H]
         return self.LayerNorm(output + self.activation(self.dropout(torch.cat(near or [hidden])))), maps
 
@@ -263,9 +248,7 @@ class DebertaV2Encoder(nn.Module):
         vectors = vectors if self.LayerNorm is None else self.LayerNorm(vectors)
         return vectors, (index - first).to(device)
 
-    def forward(
-        self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Maps, ...] | None]:
+    def forward(self, hidden: Tensor, layout: Layout, want_maps: Asked, want_states: bool) -> tuple[Any, ...]:
         layers: list[Any] = list(self.layer)
         if self.conv is not None:
             layers[0] = partial(self.conv, layers[0])

@@ -47,19 +47,18 @@ class EncoderDecoderConfig(PretrainedConfig):
 
     model_type = "encoder-decoder"
 
-    encoder: PretrainedConfig
-    decoder: PretrainedConfig
+    encoder: PretrainedConfig = derived(lambda _: config_of_part({"model_type": "bert", **AS_ENCODER}, "encoder"))
+    decoder: PretrainedConfig = derived(lambda _: config_of_part({"model_type": "bert", **AS_DECODER}, "decoder"))
     vocab_size: Size = derived(lambda config: config.decoder.vocab_size)
     is_encoder_decoder: bool = True
     decoder_start_token_id: int | None = None
 
     def __init__(self, **values: Any) -> None:
-        for part, usual in (("encoder", AS_ENCODER), ("decoder", AS_DECODER)):
-            given = values.get(part)
-            given = {"model_type": "bert", **usual} if given is None else given
-            values[part] = config_of_part(given, f"EncoderDecoderConfig: {part}")
-        values["tie_word_embeddings"] = values["decoder"].tie_word_embeddings
+        for part in ("encoder", "decoder"):
+            if values.get(part) is not None:
+                values[part] = config_of_part(values[part], f"EncoderDecoderConfig: {part}")
         super().__init__(**values)
+        self.tie_word_embeddings = self.decoder.tie_word_embeddings
 
     @classmethod
     def from_encoder_decoder_configs(

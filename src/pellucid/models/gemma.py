@@ -52,8 +52,13 @@ class GemmaConfig(llama.LlamaConfig):
 class ScaledEmbedding(nn.Embedding):
     """Vectors of words times the root of their size, a factor rounded as the weights are: ids `[T]` → `[T, H]`."""
 
+    @property
+    def factor(self) -> Tensor:
+        """What vectors are multiplied by; those of an adapter too."""
+        return torch.tensor(self.embedding_dim**0.5).to(self.weight.dtype)
+
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input) * torch.tensor(self.embedding_dim**0.5).to(self.weight.dtype)
+        return super().forward(input) * self.factor
 
 
 class GemmaRMSNorm(nn.Module):

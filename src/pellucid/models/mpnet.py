@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pellucid import encoder_heads as heads
 from pellucid import ops
 from pellucid.config import Positive, PretrainedConfig, Rate, Size
-from pellucid.layout import Asked, Ids, Layout, Maps, PackedTokens
+from pellucid.layout import Asked, Layout, Maps, PackedTokens
 from pellucid.models.bert import BertIntermediate, BertOutput
 from pellucid.outputs import BaseModelOutputWithPooling
 

@@ -4,7 +4,7 @@ Liu et al. 2019, "RoBERTa: A Robustly Optimized BERT Pretraining Approach", arXi
 Checkpoints: roberta-base, roberta-large, distilroberta-base, cardiffnlp/twitter-roberta-base-sentiment-latest.
 
 Axes and the way through are those of `bert.py`: embeddings, layers, pooler, and the heads that all encoders share.
-Here stands what differs: positions are counted from `pad_token_id + 1` on and pass over ids of padding (`CountsFromPadding`), and
+Here stands what differs: positions begin after that of padding and pass over its ids (`heads.CountsFromPadding`), and
 `RobertaLMHead` and `RobertaClassificationHead` stand where BERT has its heads for words and for a class.
 """
 
