@@ -43,7 +43,7 @@ class WatermarkingConfig:
 
     def validate(self) -> None:
         """Raise `ConfigError` for a value of the wrong kind or outside of its range."""
-        wanted = {
+        wanted: dict[str, tuple[type, Callable[[Any], bool], str]] = {
             "greenlist_ratio": (float, lambda value: 0 < value < 1, "a number between 0 and 1"),
             "bias": (float, lambda value: abs(value) != float("inf"), "a number"),
             "hashing_key": (int, lambda value: True, "a whole number"),
