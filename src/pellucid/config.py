@@ -47,11 +47,11 @@ class NoFieldError(AttributeError):
 
     def __init__(self, kind: type[PretrainedConfig], name: str) -> None:
         super().__init__(kind, name)
-        self.kind, self.name = kind, name
+        self.kind, self.field = kind, name
 
     def __str__(self) -> str:
-        near = "" if self.name.startswith("_") else did_you_mean(self.name, self.kind.fields())
-        return f"{self.kind.__name__}: there is no field {self.name!r}{near}"
+        near = "" if self.field.startswith("_") else did_you_mean(self.field, self.kind.fields())
+        return f"{self.kind.__name__}: there is no field {self.field!r}{near}"
 
 
 class Derived(NamedTuple):

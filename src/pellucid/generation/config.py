@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, dataclass_transform, get_origin, get_type_hints
 
 from pellucid import hub
-from pellucid.config import Count, Positive, PretrainedConfig, Range, Rate, Size, mismatch
+from pellucid.config import PretrainedConfig
 from pellucid.config_files import LOADING_KEYWORDS
+from pellucid.config_values import Count, Positive, Range, Rate, Size, mismatch
 from pellucid.errors import ConfigError, did_you_mean, refuse_remote_code, reject_unknown, strict
 from pellucid.files import atomic_folder, quoted, read_json, write_json
 from pellucid.generation.config_checks import (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from pellucid.config import mismatch
+from pellucid.config_values import mismatch
 from pellucid.errors import ConfigError, strict
 from pellucid.files import quoted
 

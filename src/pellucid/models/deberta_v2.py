@@ -211,7 +211,7 @@ class ConvLayer(nn.Module):
         output, maps = layer(hidden, layout, *asked)
         if layout.mask is not None:  # padding that had to be carried along must look like the end of the text
             hidden = hidden * layout.mask.any(dim=2).view(-1, 1)
-        runs = [hidden.narrow(0, at, n * length).view(n, length, hidden.shape[-1]) for at, n, length in layout.runs]
+        runs = [hidden.narrow(0, at, n * length).view(n, length, -1) for at, n, length in layout.runs if n * length]
         near = [self.conv(run.transpose(1, 2)).transpose(1, 2).flatten(0, 1) for run in runs]  # each [n * L, H]
         return self.LayerNorm(output + self.activation(self.dropout(torch.cat(near or [hidden])))), maps
 

@@ -292,13 +292,13 @@ class ModernBertForMaskedLM(ModernBertHead, heads.MaskedLM):
 class ModernBertClassifier(ModernBertHead):
     """What the heads with classes have in common."""
 
-    classes: ClassVar[int | None] = None  # as many as the configuration has labels
+    own_classes: ClassVar[int | None] = None  # as many as the configuration has labels
     classifier: Any
 
     def build(self, config: ModernBertConfig) -> None:
         self.head = ModernBertPredictionHead(config)
         self.drop = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, self.classes or config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, self.own_classes or config.num_labels)
 
     def classify(self, states: Tensor) -> Tensor:
         """`[..., H]` → `[..., C]`."""
@@ -321,7 +321,7 @@ class ModernBertForSequenceClassification(ModernBertClassifier, heads.SequenceCl
 class ModernBertForMultipleChoice(ModernBertClassifier, heads.MultipleChoice):
     """Which of `C` continuations fits best: inputs `[B, C, S]`, `labels` `[B]`."""
 
-    classes = 1
+    own_classes = 1
 
     def logits(self, body: Any, layout: Layout) -> Tensor:
         return self.classify_text(body, layout)
