@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pellucid.auto import model_files
-from pellucid.encoder_heads import EncoderOrDecoder
+from pellucid.encoder_heads import CountsFromPadding, EncoderOrDecoder
 from pellucid.model import PreTrainedModel
 
 FILES = {stem: importlib.import_module(f"pellucid.models.{stem}") for stem in sorted(set(model_files().values()))}
@@ -75,6 +75,12 @@ class Case:
             changes = module.VARIANTS[self.variant - 1] if self.variant else {}
             return bool({**module.TINY, **changes}.get("is_decoder"))
         return "past_key_values" in self.model_class.forward.__annotations__
+
+    @property
+    def counts_real_words(self) -> bool:
+        """Whether positions pass over the id of padding, which is not that of the padding in these inputs."""
+        counts = issubclass(self.model_class, CountsFromPadding)
+        return counts and self.model_class.config_class(**self.settings()).pad_token_id != PAD
 
     @property
     def reads_first_word(self) -> bool:

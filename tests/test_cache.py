@@ -17,6 +17,7 @@ DECODERS = [
     and not case.is_seq2seq
     and case.head in ("Model", "ForCausalLM")
     and not case.turns_by_length
+    and not case.counts_real_words
     and not case.settings().get("use_bidirectional_attention")
 ]
 PIECES = [(7, 8, 12), (1, 2, 3, 4, 12), (11, 12), tuple(range(1, 13))]

@@ -21,6 +21,8 @@ _HOMES = {
     "tokenizer.encoding": "BatchEncoding",
     "errors": """ConfigError FileError HubError InputError MissingDependencyError PellucidError
         UnknownArgumentError""",
+    "generation.batching": "Engine Request generate_many",
+    "generation.scoring": "perplexity score",
     "inference": "for_inference",
     "layout": "Layout PackedTokens",
     "model": "PreTrainedModel",

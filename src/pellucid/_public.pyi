@@ -29,6 +29,11 @@ from pellucid.errors import InputError as InputError
 from pellucid.errors import MissingDependencyError as MissingDependencyError
 from pellucid.errors import PellucidError as PellucidError
 from pellucid.errors import UnknownArgumentError as UnknownArgumentError
+from pellucid.generation.batching import Engine as Engine
+from pellucid.generation.batching import Request as Request
+from pellucid.generation.batching import generate_many as generate_many
+from pellucid.generation.scoring import perplexity as perplexity
+from pellucid.generation.scoring import score as score
 from pellucid.inference import for_inference as for_inference
 from pellucid.layout import Layout as Layout
 from pellucid.layout import PackedTokens as PackedTokens

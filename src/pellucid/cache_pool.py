@@ -250,7 +250,7 @@ class PoolCache(Cache):
             return None
         row = PoolRow(ids, most, *place)
         if giver is not None and giver.size:
-            row.length = min(_common(giver.ids, ids), giver.length, len(ids) - 1)
+            row.length = min(common_length(giver.ids, ids), giver.length, len(ids) - 1)
             for layer in self.layers:
                 self._pooled(layer).move(giver.start, row.start, row.length)
             self.shared += row.length
@@ -260,7 +260,7 @@ class PoolCache(Cache):
     def promised(self, ids: list[int]) -> int:
         """How many tokens more could be shared, were all that is being read at the moment remembered already."""
         giver, soon = self._alike(ids)
-        return soon - (0 if giver is None else min(_common(giver.ids, ids), giver.length))
+        return soon - (0 if giver is None else min(common_length(giver.ids, ids), giver.length))
 
     def grow(self, row: PoolRow, length: int) -> bool:
         """See that a text has room for `length` tokens; false: there is none."""
@@ -340,7 +340,7 @@ class PoolCache(Cache):
         chain = _chain(ids) if self.share else []
         for number in range(len(chain), 0, -1):
             for row in self._found.get(chain[number - 1], {}).keys() - seen:
-                common = min(_common(row.ids, ids), len(ids) - 1)
+                common = min(common_length(row.ids, ids), len(ids) - 1)
                 soon = max(soon, common)
                 if min(common, row.length) > most:
                     best, most = row, min(common, row.length)
@@ -421,7 +421,7 @@ def _chain(ids: Sequence[int]) -> list[int]:
     return found
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     """How many tokens two texts have in common from their beginning."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((place for place, (one, other) in pairs if one != other), min(len(first), len(second)))

@@ -159,7 +159,10 @@ class CountsFromPadding(PreTrainedModel):
         self, input_ids: Ids, attention_mask: Ids, token_type_ids: Ids = None, position_ids: Ids = None,
         inputs_embeds: Ids = None, cache: Cache | None = None, packed: PackedTokens | None = None,
     ) -> PackedTokens:  # fmt: skip
-        """The entrance; a batch is counted before it is packed, because ids that are masked but no padding count."""
+        """The entrance; a batch is counted before it is packed, because ids that are masked but no padding count.
+
+        Of cached tokens only their number is known: each counts as a place.
+        """
         config: Any = self.config
         if packed is None and position_ids is None and input_ids is not None and input_ids.dim() > 1:
             seen = (0,) if cache is None or cache.lengths is None else cache.lengths

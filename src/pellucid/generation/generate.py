@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pellucid.cache import Cache, DynamicCache, EncoderDecoderCache
 from pellucid.errors import InputError, reject_unknown
+from pellucid.files import quoted
 from pellucid.generation import outputs
 from pellucid.generation.assisted import write_assisted
 from pellucid.generation.beams import beam_search, diverse_beam_search
@@ -32,6 +33,7 @@ from pellucid.layout import PackedTokens, pack_tokens
 from pellucid.writer import TOOLS
 
 if TYPE_CHECKING:
+    from pellucid.generation.structured import Grammar
     from pellucid.model import PreTrainedModel
 
 MODEL_INPUTS = frozenset(
@@ -83,7 +85,12 @@ def generate(model: PreTrainedModel, inputs: Any, settings: Mapping[str, Any], t
         if frame.start.shape[0] != 1 or call.copies != 1 or (frame.config.num_beams or 1) > 1:
             raise InputError("streamer: wants one prompt, one answer and no beams; use generate_many for several")
         streamer.put(frame.start)
-    collected, written = follow(decoding, frame, streamer)
+    try:
+        collected, written = follow(decoding, frame, streamer)
+    except BaseException as error:
+        if hasattr(streamer, "fail"):
+            streamer.fail(error)  # whoever reads in another thread must not wait for ever
+        raise
     if streamer is not None:
         streamer.end()
     return finish(call, frame, collected, written)
@@ -101,7 +108,7 @@ def follow(decoding: Decoding, frame: Frame, streamer: Any) -> tuple[Collected, 
     """Run a decoding to its end, or until the streamer's reader has gone away."""
     collected, config = Collected(), frame.config
     rows = frame.start.shape[0] * max(config.num_beams or 1, config.num_return_sequences or 1)
-    while True:
+    while not getattr(streamer, "stopped", False):
         try:
             step = next(decoding)
         except StopIteration as end:
@@ -116,9 +123,8 @@ def follow(decoding: Decoding, frame: Frame, streamer: Any) -> tuple[Collected, 
         ):
             if wanted and values is not None:
                 kept.append(_all_rows(values, step.rows, rows))
-        if streamer is not None and streamer.stopped:
-            decoding.close()
-            return collected, None
+    decoding.close()
+    return collected, None
 
 
 def _all_rows(values: Tensor, rows: list[int], count: int) -> Tensor:
@@ -160,13 +166,14 @@ def prepare(
         reader = ContrastingReader(reader, config.dola_layers)
     if config.guidance_scale is not None and config.guidance_scale > 1:
         reader = _guided(reader, config, tools)
-    end_tokens = _ids(config.eos_token_id)
+    grammar = _grammar(config, tools.get("tokenizer"), model.config.vocab_size)
+    end_tokens = _ids(config.eos_token_id) if grammar is None else list(grammar.end_tokens)
     pad = config.pad_token_id if config.pad_token_id is not None else (end_tokens or [0])[0]
     limits = [_limit(config, len(prompt)) for prompt in prompts]
     _check_window(model, prompts, limits)
     call = Call(
         reader, config, prompts, limits,
-        processing=_processing(config, reader, given, tools),
+        processing=_processing(config, reader, given, tools, grammar),
         stopping=build_stopping(config, tools.get("tokenizer"), custom=tools.get("stopping_criteria")),
         end_tokens=end_tokens, seeds=_seeds(config.seed, len(prompts)),
         watch=watch,
@@ -222,6 +229,11 @@ def _cache(model: PreTrainedModel, config: GenerationConfig, given: Mapping[str,
     cache = given.get("past_key_values")
     if cache is not None and not isinstance(cache, Cache):
         raise InputError(f"past_key_values: got a {type(cache).__name__}, wanted a cache such as DynamicCache()")
+    if cache is None and config.use_cache is not False:
+        is_seq2seq = "packed_source" in type(model).forward.__annotations__
+        prompt = given.get("decoder_input_ids" if is_seq2seq else "input_ids", given.get("inputs_embeds"))
+        width = 1 if prompt is None else max((len(row) for row in prompt), default=1) if _is_rows(prompt) else len(prompt)
+        return make_cache(model, config, config.max_length if config.max_new_tokens is None else width + config.max_new_tokens)
     return cache
 
 
@@ -333,8 +345,27 @@ def _seeds(seed: int | list[int] | None, count: int) -> list[int] | None:
     return seeds
 
 
+def _grammar(config: GenerationConfig, tokenizer: Any, vocab_size: int) -> Grammar | None:
+    """What the texts have to be, when the settings say so; it also says where they end."""
+    asked = next((name for name in ("regex", "json_schema", "choices") if getattr(config, name) is not None), None)
+    if asked is None:
+        return None
+    if tokenizer is None:
+        raise InputError(
+            f"{asked}: got {quoted(getattr(config, asked))} without a tokenizer; pass generate(tokenizer=…)"
+        )
+    from pellucid.generation.structured import Grammar
+
+    config.forced_eos_token_id = None
+    return Grammar.from_config(config, tokenizer, vocab_size=vocab_size)
+
+
 def _processing(
-    config: GenerationConfig, reader: Reader, given: Mapping[str, Any], tools: Mapping[str, Any]
+    config: GenerationConfig,
+    reader: Reader,
+    given: Mapping[str, Any],
+    tools: Mapping[str, Any],
+    grammar: Grammar | None,
 ) -> Callable[[int], Any]:
     """Length of a prompt → the logits processors for it."""
     read = None
@@ -348,13 +379,23 @@ def _processing(
             prompt_length=length,
             encoder_input_ids=read,
             device=reader.device,
-            custom=tools.get("logits_processor"),
+            custom=[*_following(grammar, length, config), *(tools.get("logits_processor") or ())],
             prefix_allowed_tokens_fn=tools.get("prefix_allowed_tokens_fn"),
             max_length=length + _limit(config, length),
             vocab_size=reader.model.config.vocab_size,
         )
 
     return processors
+
+
+def _following(grammar: Grammar | None, length: int, config: GenerationConfig) -> list[Callable[..., Tensor]]:
+    """The processor of a grammar, which has no say in a first token that is forced."""
+    if grammar is None:
+        return []
+    follow_it = grammar.processor(length, beams=(config.num_beams or 1) > 1)
+    if config.forced_bos_token_id is None:
+        return [follow_it]
+    return [lambda input_ids, scores: scores if input_ids.shape[1] == 1 else follow_it(input_ids, scores)]
 
 
 METHODS: dict[GenerationMode, Callable[[Call], Decoding]] = {

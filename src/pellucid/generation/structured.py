@@ -161,9 +161,9 @@ class Grammar:
             self._states.popitem(last=False)
         return state
 
-    def processor(self, prompt_length: int) -> GrammarProcessor:
-        """A logits processor for rows whose prompt has `prompt_length` tokens."""
-        return GrammarProcessor(self, prompt_length)
+    def processor(self, prompt_length: int, beams: bool = False) -> GrammarProcessor:
+        """A logits processor for rows whose prompt has `prompt_length` tokens; `beams` as in `GrammarProcessor`."""
+        return GrammarProcessor(self, prompt_length, beams)
 
 
 class State:
@@ -251,24 +251,35 @@ class GrammarProcessor:
     Args:
         grammar: what the texts may be.
         prompt_length: how many tokens stand before the text in each row.
+        beams: whether there may be rows that are lost, as beams are that only fill a place because the grammar allows
+            fewer texts; nothing may come next in them. Otherwise such a row is an error.
     """
 
     needs_ids = True
 
-    def __init__(self, grammar: Grammar, prompt_length: int) -> None:
+    def __init__(self, grammar: Grammar, prompt_length: int, beams: bool = False) -> None:
         self.grammar = grammar
         self.prompt_length = prompt_length
+        self.beams = beams
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores `[B, V]` for rows `[B, S]`."""
         rows: list[list[int]] = input_ids[:, self.prompt_length :].tolist()
         width = scores.shape[-1]
-        masks = torch.stack([self.grammar.after(row).allowed() for row in rows])
+        masks = torch.stack([self._allowed(row) for row in rows])
         if masks.shape[1] != width:
             fitting = masks.new_zeros(len(rows), width)
             fitting[:, : masks.shape[1]] = masks[:, :width]
             masks = fitting
         return scores.masked_fill(~masks.to(scores.device), float("-inf"))
+
+    def _allowed(self, row: list[int]) -> Tensor:
+        try:
+            return self.grammar.after(row).allowed()
+        except InputError:
+            if not self.beams:
+                raise
+            return torch.zeros(self.grammar.vocab_size, dtype=torch.bool)
 
 
 def _end_tokens(tokenizer: IdRows, given: EndTokens) -> tuple[int, ...]:
