@@ -577,7 +577,11 @@ def open_cache(
     Raises:
         InputError: for something that is no cache, or a model that cannot use one.
     """
-    if getattr(config, "use_bidirectional_attention", False):  # tokens that come later change the earlier ones
+    if use_cache is None:
+        use_cache = None if _says(config, "use_cache") and not training and not torch.compiler.is_compiling() else False
+    if past_key_values is None and use_cache is False:
+        return None
+    if _says(config, "use_bidirectional_attention"):  # tokens that come later change the earlier ones
         if past_key_values is not None or use_cache:
             raise InputError(
                 "past_key_values: this model's tokens see those after them, so nothing can be remembered; "
@@ -590,11 +594,12 @@ def open_cache(
                 f"past_key_values: got a {type(past_key_values).__name__}, wanted a cache such as DynamicCache()"
             )
         return past_key_values
-    if use_cache is None:
-        wanted = getattr(config, "use_cache", True) and not training and not torch.compiler.is_compiling()
-    if not (wanted if use_cache is None else use_cache):
-        return None
-    looks_across = config.is_encoder_decoder or getattr(config, "add_cross_attention", False)
+    looks_across = config.is_encoder_decoder or _says(config, "add_cross_attention")
     cache = EncoderDecoderCache() if looks_across else DynamicCache(config)
     cache.optional = use_cache is None
     return cache
+
+
+def _says(config: PretrainedConfig, field: str) -> bool:
+    """Whether a configuration has this field, and it is true."""
+    return field in type(config).fields() and bool(getattr(config, field))

@@ -64,7 +64,9 @@ def make_cache(model: PreTrainedModel, config: GenerationConfig, max_length: int
 
 def _layers(config: PretrainedConfig) -> int:
     """How many layers remember, at most; a memory that no layer asks for takes no room."""
-    return max(int(getattr(config, name, 0) or 0) for name in ("num_hidden_layers", "num_decoder_layers", "decoder_layers"))
+    return max(
+        int(getattr(config, name, 0) or 0) for name in ("num_hidden_layers", "num_decoder_layers", "decoder_layers")
+    )
 
 
 def _as_it_is(memory: Memory) -> Memory:

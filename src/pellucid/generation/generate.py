@@ -20,6 +20,7 @@ from pellucid.files import quoted
 from pellucid.generation import outputs
 from pellucid.generation.assisted import write_assisted
 from pellucid.generation.beams import beam_search, diverse_beam_search
+from pellucid.generation.caches import make_cache
 from pellucid.generation.config import GenerationConfig, GenerationMode
 from pellucid.generation.constraints import constrained_beam_search
 from pellucid.generation.contrastive import write_contrastive
@@ -79,8 +80,21 @@ def generate(model: PreTrainedModel, inputs: Any, settings: Mapping[str, Any], t
         tools: the other arguments of `PreTrainedModel.generate`.
     """
     call, frame = prepare(model, inputs, settings, tools)
+    collected, written = decode(call, frame, tools.get("streamer"))
+    return finish(call, frame, collected, written)
+
+
+def stream(
+    model: PreTrainedModel, inputs: Any, settings: Mapping[str, Any], tools: Mapping[str, Any]
+) -> Iterator[Step]:
+    """The steps of `generate`, one by one as they are made; closing the iterator stops the work."""
+    call, _ = prepare(model, inputs, settings, tools)
+    return method_of(call)(call)
+
+
+def decode(call: Call, frame: Frame, streamer: Any) -> tuple[Collected, Written | None]:
+    """Do what was prepared, before the eyes of a streamer if there is one."""
     decoding = method_of(call)(call)
-    streamer = tools.get("streamer")
     if streamer is not None:
         if frame.start.shape[0] != 1 or call.copies != 1 or (frame.config.num_beams or 1) > 1:
             raise InputError("streamer: wants one prompt, one answer and no beams; use generate_many for several")
@@ -93,15 +107,7 @@ def generate(model: PreTrainedModel, inputs: Any, settings: Mapping[str, Any], t
         raise
     if streamer is not None:
         streamer.end()
-    return finish(call, frame, collected, written)
-
-
-def stream(
-    model: PreTrainedModel, inputs: Any, settings: Mapping[str, Any], tools: Mapping[str, Any]
-) -> Iterator[Step]:
-    """The steps of `generate`, one by one as they are made; closing the iterator stops the work."""
-    call, _ = prepare(model, inputs, settings, tools)
-    return method_of(call)(call)
+    return collected, written
 
 
 def follow(decoding: Decoding, frame: Frame, streamer: Any) -> tuple[Collected, Written | None]:
@@ -160,6 +166,11 @@ def prepare(
     if mode is GenerationMode.ASSISTED_GENERATION and config.use_cache and "past_key_values" not in given:
         given["past_key_values"] = _rewindable(model)
     reader, prompts, start = _open(model, config, given)
+    if reader.cache is not None and "past_key_values" not in given:
+        before = 0 if reader.opening is None else reader.opening.layout.width
+        longest = before + max(len(prompt) + _limit(config, len(prompt)) for prompt in prompts)
+        named = make_cache(model, config, longest)
+        reader.cache = reader.cache if named is None else named
     reader.watch = {name: True for name in ("output_attentions", "output_hidden_states") if getattr(config, name)}
     watch = bool(reader.watch)
     if config.dola_layers is not None and mode is GenerationMode.DOLA_GENERATION:
@@ -229,11 +240,6 @@ def _cache(model: PreTrainedModel, config: GenerationConfig, given: Mapping[str,
     cache = given.get("past_key_values")
     if cache is not None and not isinstance(cache, Cache):
         raise InputError(f"past_key_values: got a {type(cache).__name__}, wanted a cache such as DynamicCache()")
-    if cache is None and config.use_cache is not False:
-        is_seq2seq = "packed_source" in type(model).forward.__annotations__
-        prompt = given.get("decoder_input_ids" if is_seq2seq else "input_ids", given.get("inputs_embeds"))
-        width = 1 if prompt is None else max((len(row) for row in prompt), default=1) if _is_rows(prompt) else len(prompt)
-        return make_cache(model, config, config.max_length if config.max_new_tokens is None else width + config.max_new_tokens)
     return cache
 
 

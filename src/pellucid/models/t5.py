@@ -113,7 +113,7 @@ class T5RelativeBias(nn.Module):
         """For each run of the layout `[count or 1, N, L, K]`; `memory` is that of any of the layers."""
         if layout.past is not None:
             return [self.look_up(apart) for apart in ops.distances(layout, self.weight.device, memory)]
-        longest = max((run.length for run in layout.runs), default=0)
+        longest = max([0, *(run.length for run in layout.runs)])
         place = torch.arange(longest, device=self.weight.device)
         bias = self.look_up((place[None, :] - place[:, None])[None])
         return [bias[:, :, : run.length, : run.length] for run in layout.runs]  # runs share one table

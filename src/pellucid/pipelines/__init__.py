@@ -5,6 +5,7 @@
 - `engine.py`: windows, batches by token budget, order: the same for all tasks
 - `base.py`: the class that all tasks share; then one file for each task
 - `pooling.py`: sentence embeddings
+- `writing.py`: what pipelines that write texts have in common
 - `steps.py`: the three steps of a pipeline in a readable form
 """
 
@@ -30,15 +31,22 @@ if TYPE_CHECKING:
     from pellucid.pipelines.base import Pipeline
     from pellucid.pipelines.feature_extraction import FeatureExtractionPipeline
     from pellucid.pipelines.text_classification import TextClassificationPipeline
+    from pellucid.pipelines.text_generation import TextGenerationPipeline
     from pellucid.tokenizer import PreTrainedTokenizerBase
 
 TASKS = {
     "feature-extraction": "FeatureExtractionPipeline",
     "text-classification": "TextClassificationPipeline",
+    "text-generation": "TextGenerationPipeline",
 }
 """Task → the class in the file of the task's name."""
 ALIASES = {"sentiment-analysis": "text-classification"}
-HEAD_TASKS = {"ForSequenceClassification": "text-classification", "Model": "feature-extraction"}
+HEAD_TASKS = {
+    "ForSequenceClassification": "text-classification",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "Model": "feature-extraction",
+}
 """Ending of a model class's name → the task it is for."""
 
 
@@ -72,6 +80,12 @@ def pipeline(
 ) -> FeatureExtractionPipeline: ...
 @overload
 def pipeline(
+    task: Literal["text-generation"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> TextGenerationPipeline: ...
+@overload
+def pipeline(
     task: str | None = None,
     model: str | PathLike[str] | PreTrainedModel | None = None,
     **options: Any,
@@ -96,7 +110,8 @@ def pipeline(
     """Make a pipeline: a tokenizer, a model and what a task does with them.
 
     Args:
-        task: `"text-classification"` (or `"sentiment-analysis"`), or `"feature-extraction"`; `None` follows the model.
+        task: `"text-classification"` (or `"sentiment-analysis"`), `"text-generation"` or
+            `"feature-extraction"`; `None` follows the model.
         model: a folder, a name on the Hub, or a model; `None` takes the task's default, which for text classification
             ships inside the package and needs no network.
         config: a configuration, or where to read it, in place of the checkpoint's own.

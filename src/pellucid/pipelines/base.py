@@ -95,6 +95,8 @@ class Pipeline(ABC):
     """The keywords of a call."""
     unused_weights: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names of tensors that the task does without."""
+    tokens_per_batch: ClassVar[int | None] = None
+    """Tokens that are read together; `None`: as is best for the device."""
 
     def __init__(
         self,
@@ -253,6 +255,7 @@ class Pipeline(ABC):
                 statistics,
                 device=self.device,
                 batch_size=options.get("batch_size"),
+                budget=self.tokens_per_batch,
                 first_window=FIRST_WINDOW_ROWS if streamed else WINDOW_ROWS,
                 collect_errors=options.get("on_error") == "collect",
                 progress=None if bar is None else bar.update,

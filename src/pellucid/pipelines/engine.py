@@ -59,6 +59,7 @@ class RunStatistics:
         rows: rows answered.
         tokens: tokens of the texts as the model reads them, markers such as `[CLS]` included.
         computed: tokens computed; more than `tokens` where windows overlap, and never any padding.
+        written: tokens that the model wrote, where the task is to write.
         batches: how often the model was called.
         seconds: time spent, without the time between answers that the caller took.
         tokenizer_seconds: part of it spent on turning text into ids.
@@ -68,6 +69,7 @@ class RunStatistics:
     rows: int = 0
     tokens: int = 0
     computed: int = 0
+    written: int = 0
     batches: int = 0
     seconds: float = 0.0
     tokenizer_seconds: float = 0.0
@@ -85,8 +87,9 @@ class RunStatistics:
 
     def __str__(self) -> str:
         share = 100 / self.seconds if self.seconds else 0.0
+        written = f" and {self.written:,} written" if self.written else ""
         return (
-            f"{self.rows:,} rows, {self.tokens:,} tokens in {self.batches:,} batches; {self.seconds:.2f} s, "
+            f"{self.rows:,} rows, {self.tokens:,} tokens{written} in {self.batches:,} batches; {self.seconds:.2f} s, "
             f"{self.tokens_per_second:,.0f} tokens/s, waste {self.waste:.1%}; "
             f"tokenizer {self.tokenizer_seconds * share:.1f} %, model {self.model_seconds * share:.1f} %"
         )
@@ -101,6 +104,7 @@ def run(
     *,
     device: torch.device,
     batch_size: int | None = None,
+    budget: int | None = None,
     first_window: int = FIRST_WINDOW_ROWS,
     collect_errors: bool = False,
     progress: Callable[[int], object] | None = None,
@@ -115,6 +119,7 @@ def run(
         statistics: filled while the run goes on.
         device: where the model is.
         batch_size: parts in a batch, in place of the token budget.
+        budget: tokens in a batch; `None`: as is best for the device.
         first_window: rows of the first window.
         collect_errors: give the error of a bad row as its answer instead of raising it.
         progress: called with the number of rows just finished by the model.
@@ -126,7 +131,7 @@ def run(
         InputError: of the first bad row of a window, before any row of this window is computed.
     """
     first = 0
-    budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
+    budget = budget or TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cuda"])
     for window in _windows(rows, first_window):
         start = perf_counter()
         encoded = preprocess(window, first)
