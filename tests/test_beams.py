@@ -182,6 +182,18 @@ def test_the_source_is_kept_once_a_prompt_and_read_once() -> None:
     assert [len(layer.keys) for layer in cache.layers] == [8, 8]
 
 
+def test_processors_know_the_prompt_of_each_beam() -> None:
+    model = model_of(DECODER)
+    reference = reference_of(DECODER, model)
+    ids, mask = prompts_of(rows=3)
+    settings = {
+        **{"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 7, "eos_token_id": [2, *range(10, 20)], **FULL},
+        **{"prefix_allowed_tokens_fn": lambda number, text: [2, *range(10 * number + 10, 10 * number + 40)]},
+    }
+    found = model.generate(ids, attention_mask=mask, **settings)
+    assert_same(found, reference.generate(ids, attention_mask=mask, **settings))
+
+
 def test_a_text_that_meets_a_criterion_is_finished() -> None:
     model = model_of(DECODER)
     prompt = prompts_of()[0][:1]

@@ -280,6 +280,13 @@ class Layout:
             return self.index % self.width + self.offset
         return torch.arange(self.offset, self.offset + self.width, device=device).repeat(self.batch)
 
+    @property
+    def reach(self) -> int:
+        """How many positions a model needs: one more than the highest of `positions`."""
+        if self.padded or self.past is None:
+            return self.offset + self.width
+        return max(map(sum, zip(self.past, self.lengths(), strict=True)), default=0)
+
     def unpack_maps(self, layers: tuple[tuple[Tensor, ...], ...] | None) -> tuple[Tensor, ...] | None:
         """Attention weights of each layer, run by run `[count, N, length, length]`, → `[B, N, S, S]` a layer."""
         return None if layers is None else tuple(self._unpack_map(blocks) for blocks in layers)
@@ -386,7 +393,7 @@ def count_packed(tokens: PackedTokens, padding: int, limit: int, device: torch.d
     """`count_real` for tokens that are packed, `[T]`; vectors do not tell which are padding, so all of them count."""
     layout, ids = tokens.layout, tokens.input_ids
     if ids is None:
-        check_length(layout.offset + layout.width, limit)
+        check_length(layout.reach, limit)
         return layout.positions(device) + padding + 1
     rows = [ids.narrow(0, start, count * length).view(count, length) for start, count, length in layout.runs]
     places = torch.cat([ids[:0], *(count_real(row, padding, limit).flatten() for row in rows)])

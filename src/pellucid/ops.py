@@ -449,7 +449,7 @@ def embed_types(table: nn.Embedding, tokens: PackedTokens) -> Tensor:
 def embed_positions(table: nn.Embedding, tokens: PackedTokens) -> Tensor:
     """Vectors of the positions, `[T, H]`; without positions those of the layout, which must be in the table."""
     if tokens.position_ids is None:
-        check_length(tokens.layout.offset + tokens.layout.width, table.num_embeddings)
+        check_length(tokens.layout.reach, table.num_embeddings)
     return embed(table, tokens.positions(table.weight.device), "position_ids")
 
 

@@ -50,6 +50,7 @@ class EncoderDecoderConfig(PretrainedConfig):
     encoder: PretrainedConfig = derived(lambda _: config_of_part({"model_type": "bert", **AS_ENCODER}, "encoder"))
     decoder: PretrainedConfig = derived(lambda _: config_of_part({"model_type": "bert", **AS_DECODER}, "decoder"))
     vocab_size: Size = derived(lambda config: config.decoder.vocab_size)
+    use_cache: bool = derived(lambda config: config.decoder.use_cache)
     is_encoder_decoder: bool = True
     decoder_start_token_id: int | None = None
 
@@ -84,11 +85,6 @@ class EncoderDecoderConfig(PretrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """All fields and extra keys, ready for JSON, those of both parts among them."""
         return {**super().to_dict(), "encoder": self.encoder.to_dict(), "decoder": self.decoder.to_dict()}
-
-    @property
-    def use_cache(self) -> bool:
-        """Whether the decoder usually remembers."""
-        return bool(self.decoder.use_cache)
 
 
 class EncoderDecoderModel(ConditionalGeneration, EncoderDecoder):  # body and head in one

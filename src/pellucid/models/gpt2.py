@@ -200,7 +200,7 @@ class GPT2Model(GPT2PreTrainedModel):
             hidden = ops.embed(self.wte, ids)
         assert hidden is not None
         if positions is None:
-            ops.check_length(layout.offset + layout.width, self.config.n_positions)
+            ops.check_length(layout.reach, self.config.n_positions)
             positions = layout.positions(hidden.device)
         hidden = hidden + ops.embed(self.wpe, positions, "position_ids")
         return self.drop(hidden if types is None else hidden + ops.embed(self.wte, types, "token_type_ids"))

@@ -292,14 +292,14 @@ class TextGenerationPipeline(Pipeline):
         new = 1 if plan.flexible else plan.room_for(len(ids))
         if new < 1:
             return InputError(
-                f"row {number}: the prompt has {len(ids)} tokens, and max_length is {plan.full.max_length} for prompt and "
-                "answer together; set max_new_tokens instead"
+                f"row {number}: the prompt has {len(ids):,} tokens, max_length for prompt and answer together is "
+                f"{plan.full.max_length}; set max_new_tokens instead"
             )
         if len(ids) > readable or (window is not None and len(ids) + new > window):
+            more = "" if plan.flexible else f" and is to get {new:,} more"
             return InputError(
-                f"row {number}: the prompt has {len(ids):,} tokens and is to get {'some' if plan.flexible else new} more, "
-                f"the model reads at most {readable:,}; pass handle_long_generation='hole' to read its end alone, or set "
-                f"a smaller max_new_tokens"
+                f"row {number}: the prompt has {len(ids):,} tokens{more}, the model reads at most {readable:,}; "
+                'leave out the beginning of such a prompt by handle_long_generation="hole", or shorten max_new_tokens'
             )
         return ids
 
@@ -345,7 +345,8 @@ class TextGenerationPipeline(Pipeline):
 
     def postprocess(self, values: list[Any], parts: list[Part], **options: Any) -> Any:
         """Turn what was written into texts, behind their prompt."""
-        prompt, whole = getattr(parts, "given", ""), options.get("return_full_text") is not False
+        prompt: Any = getattr(parts, "given", "")
+        whole = options.get("return_full_text") is not False
         answers = []
         for text in values[0]:
             if options.get("return_tensors"):
