@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 
 import beam_oracles
 from architectures import PAD, Case
+from pellucid import ops
+from pellucid.cache import CrossMemory
 from pellucid.generation.config import GenerationConfig
 from pellucid.generation.scoring import transition_scores
+from pellucid.layout import Layout
 from test_generate import model_of, prompts_of, reference_of
 
 transformers.logging.set_verbosity_error()
@@ -182,13 +186,41 @@ def test_the_source_is_kept_once_a_prompt_and_read_once() -> None:
     assert [len(layer.keys) for layer in cache.layers] == [8, 8]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_that_share_a_source_see_what_they_would_see_alone(seed: int) -> None:
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    sizes = [rng.randint(1, 5) for _ in range(rng.randint(1, 4))]
+    keys, values = torch.randn(2, sum(sizes), 2, 3)
+    alone = list(zip(keys.split(sizes), values.split(sizes), strict=True))
+    memory = CrossMemory()
+    memory.store(keys, values, Layout.from_lengths(sizes))
+    for _ in range(3):
+        held = range(len(alone))
+        rows = rng.choice([sorted([*held, *held]), rng.choices(held, k=5), rng.sample(held, max(1, len(held) - 1))])
+        memory.select(torch.tensor(rows))
+        alone = [alone[row] for row in rows]
+        lengths = rng.choice([[1] * len(rows), rng.choices([1, 2], k=len(rows))])
+        query = torch.randn(sum(lengths), 2, 3)
+        found, _ = ops.attend(ops.cross_blocks(query, Layout.from_lengths(lengths), memory), query)
+        wanted = []
+        for own, (key, value) in zip(query.split(lengths), alone, strict=True):
+            mixed = F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in (own, key, value)))
+            wanted.append(mixed.transpose(0, 1).flatten(1))
+        torch.testing.assert_close(found, torch.cat(wanted), rtol=1e-5, atol=1e-5)
+
+
 def test_processors_know_the_prompt_of_each_beam() -> None:
     model = model_of(DECODER)
     reference = reference_of(DECODER, model)
     ids, mask = prompts_of(rows=3)
     settings = {
-        **{"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 7, "eos_token_id": [2, *range(10, 20)], **FULL},
-        **{"prefix_allowed_tokens_fn": lambda number, text: [2, *range(10 * number + 10, 10 * number + 40)]},
+        "num_beams": 3,
+        "num_return_sequences": 3,
+        "max_new_tokens": 7,
+        "eos_token_id": [2, *range(10, 20)],
+        **FULL,
+        "prefix_allowed_tokens_fn": lambda number, text: [2, *range(10 * number + 10, 10 * number + 40)],
     }
     found = model.generate(ids, attention_mask=mask, **settings)
     assert_same(found, reference.generate(ids, attention_mask=mask, **settings))

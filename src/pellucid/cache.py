@@ -203,8 +203,7 @@ class SlidingMemory(Memory):
 class CrossMemory(Memory):
     """Keys and values of a text that was read once, `[B, N, K, D]`; rows shorter than `K` are masked.
 
-    Rows of the batch that look at the same text, one after another, share it, as the beams of one prompt do: there are
-    `sharing` times as many rows as texts.
+    Rows that stand side by side and look at the same text share it, as beams do: `sharing` rows to each text.
     """
 
     def __init__(self) -> None:
@@ -244,20 +243,16 @@ class CrossMemory(Memory):
         """Keep the given rows; neighbours with the same text share it if all texts have equally many rows."""
         texts = [row // self.sharing for row in rows.tolist()]
         groups = [(text, len(list(group))) for text, group in groupby(texts)]
-        if groups and all(count == groups[0][1] for _, count in groups):
-            self._share([text for text, _ in groups], groups[0][1])
-        else:
-            self._share(texts, 1)
+        even = len({count for _, count in groups}) == 1
+        self._share([text for text, _ in groups] if even else texts, groups[0][1] if even else 1)
 
     def _share(self, texts: list[int], sharing: int) -> None:
         """Keep the given texts, for that many rows each; nothing is copied when they are those that there are."""
         self.sharing = sharing
-        if self.keys is None or texts == list(range(len(self.keys))):
-            return
-        chosen = torch.tensor(texts, dtype=torch.long, device=self.keys.device)
-        super().select(chosen)
-        if self.mask is not None:
-            self.mask = self.mask.index_select(0, chosen)
+        if self.keys is not None and texts != list(range(len(self.keys))):
+            chosen = torch.tensor(texts, dtype=torch.long, device=self.keys.device)
+            super().select(chosen)
+            self.mask = None if self.mask is None else self.mask.index_select(0, chosen)
 
 
 # ---------------------------------------------------------------------- places

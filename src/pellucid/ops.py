@@ -170,10 +170,13 @@ def attend(
                     mask = _lower_triangle(q.shape[2], q.device)
                 mask = added if mask is None else added.masked_fill(~mask, float("-inf"))
                 causal = False
+            folded = q
+            if q.shape[2] == 1 and added is None:  # heads that share keys look at them together, as several tokens
+                folded = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
             block = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale,
-                enable_gqa=k.shape[1] != q.shape[1],
-            )  # fmt: skip
+                folded, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale,
+                enable_gqa=k.shape[1] != folded.shape[1],
+            ).reshape(*q.shape[:3], -1)  # fmt: skip
         mixed.append(block.transpose(1, 2).flatten(2).flatten(0, 1))  # [count * L, N * D]
     if not mixed:
         return query.flatten(1), () if need_weights else None

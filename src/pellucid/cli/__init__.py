@@ -24,6 +24,8 @@ FAILED, MISUSED, INTERRUPTED, PIPE_CLOSED = 1, 2, 130, 141
 
 COMMANDS = {
     "run": "answer a task for texts: sentiment, sentence vectors, …",
+    "generate": "go on with a text, word by word",
+    "chat": "talk with a model",
     "tokenize": "show the pieces a text is cut into, and their ids",
     "show": "what a model is made of, and what it can do",
     "download": "fetch a model into the cache",
@@ -44,6 +46,8 @@ Try this
   pellucid run sentiment-analysis --steps "What a lovely day!"  the three steps from text to answer
   pellucid tokenize "Transformers are see-through."             the first step alone, as a table
   pellucid show                                                 the model that did it
+  pellucid generate openai-community/gpt2 "Once upon a time"    a text that goes on, as it is written
+  pellucid chat HuggingFaceTB/SmolLM2-135M-Instruct             a conversation
 
 Many texts: one a line on standard input, or in a file; --json prints one JSON object for each
   pellucid run sentiment-analysis --json < reviews.txt > answers.jsonl

@@ -24,6 +24,7 @@ EXAMPLES = {
     "feature-extraction": '--model sentence-transformers/all-MiniLM-L6-v2 --pooling auto "A sentence as a vector."',
     "sentiment-analysis": '"What a lovely day!"',
     "text-classification": '--top-k all "It was neither good nor bad."',
+    "text-generation": '--model openai-community/gpt2 "Once upon a time"',
 }
 """Task → what to write behind it to try it."""
 
@@ -185,6 +186,8 @@ def _keyed(answer: Any) -> dict[str, Any]:
         return answer
     if _are_labels(answer):
         return {"labels": answer}
+    if texts := _texts_of(answer):
+        return {"generated_text": texts[0]} if len(texts) == 1 else {"generated_texts": texts}
     if isinstance(answer, list) and answer and isinstance(answer[0], list):
         return {"vectors": answer[0]}  # [1, S, H] → [S, H]
     return {"vector": answer}
@@ -194,8 +197,18 @@ def _are_labels(answer: Any) -> bool:
     return isinstance(answer, list) and all(isinstance(item, dict) and "label" in item for item in answer)
 
 
+def _texts_of(answer: Any) -> list[Any]:
+    """What was written, where the task is to write."""
+    texts = isinstance(answer, list) and all(isinstance(item, dict) and "generated_text" in item for item in answer)
+    return [item["generated_text"] for item in answer] if texts else []
+
+
 def _show(pipe: Pipeline, row: Any, answer: Any) -> None:
     """Print an answer and the text it is for, aligned with those before and after."""
+    if texts := _texts_of(answer):
+        for text in texts:
+            terminal.out(terminal.clean_lines(text if isinstance(text, str) else text[-1]["content"]), now=True)
+        return
     text = " | ".join(row) if isinstance(row, tuple) else str(row)
     labels = answer if _are_labels(answer) else [answer] if isinstance(answer, dict) else None
     if labels is None:

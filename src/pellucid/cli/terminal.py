@@ -57,6 +57,11 @@ def out(line: str = "", now: bool = False) -> None:
     _print(line, sys.stdout, now)
 
 
+def out_piece(text: str) -> None:
+    """Print a part of a text that goes on, at once."""
+    _print(clean_lines(text), sys.stdout, now=True, end="")
+
+
 def out_json(value: Any) -> None:
     """Print a value as one line of JSON."""
     ascii_only = sys.stdout is not None and not is_utf8(sys.stdout)
@@ -69,10 +74,15 @@ def complain(kind: str, message: str) -> None:
     _print(f"{_styled(start, '31', sys.stderr)} {clean(message)}", sys.stderr, now=True)
 
 
-def _print(line: str, stream: TextIO | None, now: bool) -> None:
+def note(line: str) -> None:
+    """Print a line beside the point on standard error."""
+    _print(_styled(line, "2", sys.stderr), sys.stderr, now=True)
+
+
+def _print(line: str, stream: TextIO | None, now: bool, end: str = "\n") -> None:
     if stream is None:  # closed by the caller: nobody wants to know
         return
-    stream.write((line if is_utf8(stream) else line.translate(_PLAIN)) + "\n")
+    stream.write((line if is_utf8(stream) else line.translate(_PLAIN)) + end)
     if now:
         stream.flush()
 

@@ -312,7 +312,7 @@ class Engine:
                 steps.append((writing, 1))
                 left -= 1
         if self.cache is not None:
-            steps.sort(key=lambda pair: 0 if pair[0].row is None else pair[0].row.start)
+            steps.sort(key=lambda pair: pair[0].place)  # so that neighbours in memory are read by one call
             for writing in self._running:
                 count = writing.unread if self._whole else min(writing.unread, left)
                 if writing.unread > 1 and (0 < count <= left or not (steps or chunks)):

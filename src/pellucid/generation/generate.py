@@ -201,7 +201,7 @@ def _open(
     device, mask = model.device, given.get("attention_mask")
     reader = Reader(model, cache=_cache(model, config, given), remember=config.use_cache is not False)
     if reader.is_seq2seq:
-        reader.source, count = _source(given, device)
+        reader.source, count = _source(given, config, device)
         start = given.get("decoder_input_ids")
         if start is None:
             first = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
@@ -243,14 +243,18 @@ def _cache(model: PreTrainedModel, config: GenerationConfig, given: Mapping[str,
     return cache
 
 
-def _source(given: Mapping[str, Any], device: torch.device) -> tuple[PackedTokens | dict[str, Any], int]:
+def _source(
+    given: Mapping[str, Any], config: GenerationConfig, device: torch.device
+) -> tuple[PackedTokens | dict[str, Any], int]:
     """What the encoder is to read, and how many rows it is."""
     mask = given.get("attention_mask")
     if "encoder_outputs" in given:
         states = given["encoder_outputs"][0]
         return {"encoder_outputs": given["encoder_outputs"], "attention_mask": mask}, len(states)
     ids, vectors = given.get("input_ids"), given.get("inputs_embeds")
-    ids = None if ids is None else ids.to(device)
+    if ids is not None:
+        ids, mask = _as_ids(ids, mask, config)
+        ids = ids.to(device)
     text = pack_tokens(ids, None if mask is None else mask.to(device), None, None, vectors)
     if text.layout.mask is not None:  # holes: hand it over as it came
         return {"input_ids": ids, "attention_mask": mask, "inputs_embeds": vectors}, text.layout.batch
@@ -376,7 +380,7 @@ def _processing(
     """Length of a prompt → the logits processors for it."""
     read = None
     if reader.is_seq2seq and given.get("input_ids") is not None:
-        read = _real_rows(given["input_ids"], given.get("attention_mask"), "input_ids")
+        read = _real_rows(*_as_ids(given["input_ids"], given.get("attention_mask"), config), "input_ids")
 
     @remembered
     def processors(length: int) -> Any:

@@ -187,6 +187,11 @@ class Writing:
         """How many tokens the model has yet to read before it can write."""
         return len(self.ids) - self.read
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """Where it lies in memory: stretches of equal size together, in their order."""
+        return (0, 0) if self.row is None else (self.row.size, self.row.start)
+
     def push(self, token: int) -> str:
         """Take in a token that was written; the text that is certain now."""
         self.ids.append(token)
