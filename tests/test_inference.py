@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from architectures import PADDINGS, Case, cases, inputs_of
+from architectures import Case, cases, inputs_of
 from pellucid import InputError, for_inference
 from pellucid.inference import PackedLinear, can_pack
 
 CASES = cases()
 
 
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("padding", ["none", "right"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_answers_are_the_same(case: Case, padding: str) -> None:
     model = case.model()

@@ -45,7 +45,7 @@ ProblemType = Literal["regression", "single_label_classification", "multi_label_
 class NoFieldError(AttributeError):
     """A configuration has no such field; the nearest name is looked for only when the message is read."""
 
-    def __init__(self, kind: type[PretrainedConfig], name: str) -> None:
+    def __init__(self, kind: type[Any], name: str) -> None:
         super().__init__(kind, name)
         self.kind, self.field = kind, name
 

@@ -247,7 +247,8 @@ class Layout:
 
     def places(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Row `[T]` of the batch that each packed token is in, and place `[T]` in that row, cached tokens counted."""
-        if "places" not in self.plans:
+        plan = ("places", device)  # a memory may be on another device than the model
+        if plan not in self.plans:
             sizes = [run.length for run in self.runs for _ in range(run.count)]
             rows = range(self.batch) if self.rows is None else self.rows
             before = [0] * self.batch if self.past is None else self.past
@@ -255,8 +256,8 @@ class Layout:
             place = torch.tensor(
                 [before[row] + at for row, size in zip(rows, sizes, strict=False) for at in range(size)]
             )
-            self.plans["places"] = row.long().to(device), place.long().to(device)
-        return self.plans["places"]  # type: ignore[no-any-return]
+            self.plans[plan] = row.long().to(device), place.long().to(device)
+        return self.plans[plan]  # type: ignore[no-any-return]
 
     def ranks(self, device: torch.device) -> Tensor:
         """`[T]`: how many real tokens of its row stand before each token, cached ones counted."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pellucid.cli import terminal
-from pellucid.cli.arguments import Parser, UsageError
+from pellucid.cli.arguments import Parser
 from pellucid.cli.texts import standard_input
 from pellucid.cli.writing import add_model, add_settings, load, one_line, settings_of, speed
 from pellucid.errors import FileError, InputError, PellucidError, did_you_mean
@@ -89,7 +89,7 @@ def _check_template(tokenizer: Any, name: str) -> None:
     try:
         tokenizer.get_chat_template()
     except InputError as error:
-        raise UsageError(
+        raise InputError(
             f"{name}: has no chat template, because it was not made for chats; take a model that was, often called "
             f"…-Instruct, pass --chat-template FILE, or go on with a text: pellucid generate {name} TEXT"
         ) from error
@@ -212,7 +212,7 @@ def _typed() -> Iterator[str]:
                 lines = list(iter(lambda: input(". "), QUOTES))
             else:
                 lines = [line]
-                while select.select([sys.stdin], [], [], PASTED)[0]:
+                while _more_waits():
                     lines.append(input())
         except EOFError:
             terminal.out()
@@ -222,3 +222,10 @@ def _typed() -> Iterator[str]:
             terminal.note("Ctrl-D or /exit leaves")
             continue
         yield "\n".join(lines)
+
+
+def _more_waits() -> bool:
+    """Whether another line is there already; nobody knows where only the network can be asked."""
+    with suppress(OSError, ValueError):
+        return bool(select.select([sys.stdin], [], [], PASTED)[0])
+    return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     for count, (text, answer) in enumerate(_answers(pipe, rows) if at_once else _written(pipe, rows, args.full), 1):
         if isinstance(answer, InputError):
             failed = True
-            message = parser().in_options(str(answer).partition(": ")[2] if at_once else one_line(answer))
+            message = parser().in_options(one_line(answer))
             terminal.flush()
             terminal.complain("error", f"text {count}: {message}")
             if args.json:
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _answers(pipe: TextGenerationPipeline, rows: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
     """Each text with what was written behind it, those of a batch together, or with its error."""
-    waiting: list[Any] = []
+    waiting: deque[Any] = deque()
 
     def noted() -> Iterator[Any]:
         for row in rows:
@@ -78,8 +79,8 @@ def _answers(pipe: TextGenerationPipeline, rows: Iterable[Any]) -> Iterator[tupl
             yield row
 
     answers = pipe(noted(), return_full_text=False, on_error="collect", progress=False)
-    for count, answer in enumerate(answers):
-        yield waiting[count], answer if isinstance(answer, InputError) else answer[0]["generated_text"]
+    for answer in answers:
+        yield waiting.popleft(), answer if isinstance(answer, InputError) else answer[0]["generated_text"]
 
 
 def _written(pipe: TextGenerationPipeline, rows: Iterable[Any], full: bool) -> Iterator[tuple[Any, InputError | None]]:

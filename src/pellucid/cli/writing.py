@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pellucid.cli.arguments import Parser
+from pellucid.cli.arguments import Parser, UsageError
 from pellucid.errors import PellucidError
 from pellucid.files import read_text
 
@@ -18,6 +19,8 @@ SETTINGS = (
     "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "regex", "choices",
 )  # fmt: skip
 """Options that are fields of `GenerationConfig` by the same name."""
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "seed")
+"""Those of them that are about chance."""
 
 
 def number(kind: Callable[[str], Any], wanted: str, least: float) -> Callable[[str], Any]:
@@ -66,6 +69,8 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """The pipeline's options for what was said on the command line."""
     found = {name: value for name in SETTINGS if (value := getattr(args, name)) is not None}
     if args.greedy:
+        if idle := next((name for name in SAMPLING if name in found), None):
+            raise UsageError(f"--{idle.replace('_', '-')}: has no effect with --greedy; leave one of the two out")
         found["do_sample"] = False
     if args.stop:
         found["stop_strings"] = args.stop
@@ -93,5 +98,5 @@ def speed(pipe: TextGenerationPipeline) -> str:
 
 
 def one_line(error: PellucidError) -> str:
-    """An error's message without the row's number, where there is one row."""
-    return str(error).removeprefix("row 0: ")
+    """An error's message without the number that the pipeline gave the row."""
+    return re.sub(r"^row \d+: ", "", str(error))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, dataclass_transform, get_origin, get_type_hints
 
 from pellucid import hub
-from pellucid.config import PretrainedConfig
+from pellucid.config import NoFieldError, PretrainedConfig
 from pellucid.config_files import LOADING_KEYWORDS
 from pellucid.config_values import Count, Positive, Range, Rate, Size, mismatch
 from pellucid.errors import ConfigError, did_you_mean, refuse_remote_code, reject_unknown, strict
@@ -237,8 +237,7 @@ class GenerationConfig:
         extra = self.__dict__.get("extra", {})
         if name in extra:
             return extra[name]
-        near = "" if name.startswith("_") else did_you_mean(name, self.fields())
-        raise AttributeError(f"{type(self).__name__}: there is no field {name!r}{near}")
+        raise NoFieldError(type(self), name)
 
     @strict
     def is_given(self, field: str) -> bool:

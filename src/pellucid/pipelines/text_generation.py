@@ -126,7 +126,7 @@ class TextGenerationPipeline(Pipeline):
             raise row
         plan, ids = self._plan(chosen), row[0].ids
         if chosen.get("streamer") is not None:
-            raise InputError("streamer: the pieces come out of stream itself; call the pipeline, or leave the streamer out")
+            raise InputError("streamer: the pieces come out of stream itself; leave it out, or call the pipeline")
         if (plan.full.num_beams or 1) > 1 or (plan.full.num_return_sequences or 1) > 1:
             raise InputError(
                 "stream: wants one answer and no beams, which are only known in the end; call the pipeline"
