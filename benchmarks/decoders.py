@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from common import quiet_peer, temporary_folder
+from common import quiet_peer, show, temporary_folder
 
 PAD = 0
 WORDS = (3, 30_000)  # ids that prompts are drawn from: in every vocabulary, and none of them special
@@ -80,12 +80,21 @@ def build(shape: Shape, quick: bool) -> dict[str, tuple[Any, Any]]:
         torch.manual_seed(0)
         config = transformers.AutoConfig.for_model(shape.model_type, **sizes)
         peer = getattr(transformers, kind).from_config(config, dtype=FORMATS[name]).eval()
+        _untie(peer)
         with torch.device("meta"):
             own = getattr(pellucid, kind).from_config(pellucid.AutoConfig.for_model(shape.model_type, **sizes)).eval()
         own.load_state_dict(peer.state_dict(), strict=False, assign=True)
         own.tie_weights()
         models[name] = peer, own
     return models
+
+
+def _untie(peer: Any) -> None:
+    """Give the reference's T5 the table of its own to write with that its configuration cannot ask for."""
+    table, head = peer.get_input_embeddings().weight, peer.get_output_embeddings()
+    if head.weight is table:
+        peer.config.tie_word_embeddings = False
+        head.weight = torch.nn.Parameter(torch.empty_like(table).normal_(std=0.02))
 
 
 def draw_prompts(lengths: Sequence[int]) -> list[list[int]]:
@@ -158,11 +167,16 @@ def ctranslate2_models(shape: Shape, peer: Any) -> Iterator[dict[str, CTranslate
 
     Args:
         shape: of the model.
-        peer: the reference's model in fp32, whose weights are taken.
+        peer: the reference's model in fp32, whose weights are taken; `None`: there is none.
     """
     try:
         from ctranslate2.converters.transformers import TransformersConverter
     except ImportError:
+        show("CTranslate2: left out, as it is not installed")
+        yield {}
+        return
+    if peer is None:
+        show("CTranslate2: left out, as it does not compute in bf16 on a CPU")
         yield {}
         return
 

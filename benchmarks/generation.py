@@ -115,9 +115,7 @@ def measure(shape: Shape, given: argparse.Namespace) -> list[Row]:
     models: dict[str, Any] = {}
     for name, (peer, own) in pairs.items():
         models |= {f"{PEER} {name}": peer, f"{OWN} {name}": own, f"{SPEED} {name}": for_inference(own)}
-    with torch.inference_mode(), ctranslate2_models(shape, pairs["fp32"][0] if "fp32" in pairs else None) as others:
-        if not others:
-            show(f"{CT2}: left out, as it is not installed or the shape is measured in bf16 alone")
+    with torch.inference_mode(), ctranslate2_models(shape, pairs.get("fp32", (None,))[0]) as others:
         models |= {f"{CT2} {name}": model for name, model in others.items()}
         rows = []
         for work in works_of(shape, given.quick):
