@@ -103,12 +103,16 @@ def draw_prompts(lengths: Sequence[int]) -> list[list[int]]:
     return [[drawn.randrange(*WORDS) for _ in range(length)] for length in lengths]
 
 
-def padded(prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-    """What a tokenizer makes of prompts, padded on the left."""
+def padded(prompts: Sequence[Sequence[int]], left: bool) -> dict[str, torch.Tensor]:
+    """What a tokenizer makes of prompts: padded on the left for a decoder, on the right for an encoder."""
     width = max(map(len, prompts))
-    ids = [[PAD] * (width - len(row)) + list(row) for row in prompts]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in prompts]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+    rows = []
+    for row in prompts:
+        filled = [(PAD, 0)] * (width - len(row))
+        real = [(number, 1) for number in row]
+        rows.append(filled + real if left else real + filled)
+    both = torch.tensor(rows)  # [B, S, 2]
+    return {"input_ids": both[..., 0], "attention_mask": both[..., 1]}
 
 
 class _Words:

@@ -2,7 +2,7 @@
 
 The shapes are those of GPT-2 124M, BART-base, T5-small and TinyLlama 1.1B, with random weights that are the same
 everywhere; an encoder reads the prompts of BART and T5. Everybody is called as their users call them: `generate` on
-ids, padded on the left where there are several, and in CTranslate2, where it is installed, its own methods. Before
+ids, padded where there are several, and in CTranslate2, where it is installed, its own methods. Before
 anything is timed, the texts that pellucid writes in fp32 are compared with the reference's.
 """
 
@@ -48,7 +48,7 @@ class Work:
         """What a model of either library writes."""
         if isinstance(model, CTranslate2Model):
             return model.write(self.prompts, self.new, self.beams)
-        inputs = padded(self.prompts)
+        inputs = padded(self.prompts, left=not model.config.is_encoder_decoder)
         written = model.generate(
             **inputs, max_new_tokens=self.new, num_beams=self.beams, do_sample=False, pad_token_id=PAD
         )

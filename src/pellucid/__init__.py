@@ -22,11 +22,31 @@ _HOMES = {
     "errors": """ConfigError FileError HubError InputError MissingDependencyError PellucidError
         UnknownArgumentError""",
     "generation.batching": "Engine Request generate_many",
+    "generation.config": "GenerationConfig GenerationMode",
+    "generation.constraints": "Constraint DisjunctiveConstraint PhrasalConstraint",
+    "generation.outputs": """GenerateBeamDecoderOnlyOutput GenerateBeamEncoderDecoderOutput GenerateDecoderOnlyOutput
+        GenerateEncoderDecoderOutput""",
+    "generation.processor_base": "LogitsProcessor LogitsProcessorList",
+    "generation.processor_classes": """ClassifierFreeGuidanceLogitsProcessor EncoderNoRepeatNGramLogitsProcessor
+        EncoderRepetitionPenaltyLogitsProcessor EpsilonLogitsWarper EtaLogitsWarper ExponentialDecayLengthPenalty
+        ForcedBOSTokenLogitsProcessor ForcedEOSTokenLogitsProcessor HammingDiversityLogitsProcessor
+        InfNanRemoveLogitsProcessor LogitNormalization MinLengthLogitsProcessor MinNewTokensLengthLogitsProcessor
+        MinPLogitsWarper NoBadWordsLogitsProcessor NoRepeatNGramLogitsProcessor PrefixConstrainedLogitsProcessor
+        RepetitionPenaltyLogitsProcessor SequenceBiasLogitsProcessor SuppressTokensAtBeginLogitsProcessor
+        SuppressTokensLogitsProcessor TemperatureLogitsWarper TopHLogitsWarper TopKLogitsWarper TopPLogitsWarper
+        TypicalLogitsWarper""",
     "generation.scoring": "perplexity score",
+    "generation.stopping": """ConfidenceCriteria EosTokenCriteria MaxLengthCriteria MaxTimeCriteria StopStringCriteria
+        StoppingCriteria StoppingCriteriaList""",
+    "generation.streamers": "AsyncTextIteratorStreamer BaseStreamer TextIteratorStreamer TextStreamer",
+    "generation.structured": "Grammar",
+    "generation.watermark": "WatermarkDetector WatermarkLogitsProcessor",
+    "generation.watermark_config": "WatermarkingConfig",
     "inference": "for_inference",
     "layout": "Layout PackedTokens",
     "model": "PreTrainedModel",
     "pipelines": "pipeline",
+    "seed": "set_seed",
     "tokenizer": """AddedToken AlbertTokenizer AlbertTokenizerFast AutoTokenizer BartTokenizer BartTokenizerFast
         BertTokenizer BertTokenizerFast BlenderbotTokenizer BlenderbotTokenizerFast ByT5Tokenizer CamembertTokenizer
         CamembertTokenizerFast DebertaV2Tokenizer DebertaV2TokenizerFast DistilBertTokenizer DistilBertTokenizerFast
