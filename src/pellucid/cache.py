@@ -300,10 +300,10 @@ def _write(memory: Tensor, new: Tensor, layout: Layout) -> Tensor:
     if not _is_even(layout):
         return _put(memory, *layout.places(new.device), new)
     past = 0 if layout.past is None else layout.past[0]
-    block = new.view(layout.batch, -1, *new.shape[1:]).transpose(1, 2)  # [B, N, S, D]
+    one = layout.width == 1
+    block = new[:, :, None] if one else new.view(layout.batch, -1, *new.shape[1:]).transpose(1, 2)  # [B, N, S, D]
     if new.requires_grad or memory.requires_grad:
-        after = memory[:, :, past + block.shape[2] :]
-        return torch.cat([memory[:, :, :past], block, after], dim=2)
+        return torch.cat([memory[:, :, :past], block, memory[:, :, past + block.shape[2] :]], dim=2)
     memory[:, :, past : past + block.shape[2]] = block
     return memory
 

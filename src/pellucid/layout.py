@@ -220,8 +220,9 @@ class Layout:
         if len(self.runs) == 1 and self.rows is None and hidden.numel():
             run = self.runs[0]
             chosen = hidden.view(run.count, run.length, -1)[:, -count:]
-            missing = hidden.new_zeros(run.count, count - chosen.shape[1], hidden.shape[-1])
-            return chosen if not missing.numel() else torch.cat([missing, chosen], dim=1)
+            if chosen.shape[1] == count:
+                return chosen
+            return F.pad(chosen, (0, 0, count - chosen.shape[1], 0))
         made = hidden.new_zeros(self.batch, count, hidden.shape[-1])
         row, place = self.places(hidden.device)
         ends = torch.tensor(self.lengths(), device=hidden.device)  # [B]
@@ -252,11 +253,10 @@ class Layout:
             sizes = [run.length for run in self.runs for _ in range(run.count)]
             rows = range(self.batch) if self.rows is None else self.rows
             before = [0] * self.batch if self.past is None else self.past
-            row = torch.tensor([row for row, size in zip(rows, sizes, strict=False) for _ in range(size)])
-            place = torch.tensor(
-                [before[row] + at for row, size in zip(rows, sizes, strict=False) for at in range(size)]
-            )
-            self.plans[plan] = row.long().to(device), place.long().to(device)
+            row = [row for row, size in zip(rows, sizes, strict=False) for _ in range(size)]
+            place = [before[row] + at for row, size in zip(rows, sizes, strict=False) for at in range(size)]
+            both = torch.tensor([row, place], dtype=torch.long, device=device)
+            self.plans[plan] = both[0], both[1]
         return self.plans[plan]  # type: ignore[no-any-return]
 
     def ranks(self, device: torch.device) -> Tensor:

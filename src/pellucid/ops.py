@@ -177,7 +177,7 @@ def attend(
                 folded, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale,
                 enable_gqa=k.shape[1] != folded.shape[1],
             ).reshape(*q.shape[:3], -1)  # fmt: skip
-        mixed.append(block.transpose(1, 2).flatten(2).flatten(0, 1))  # [count * L, N * D]
+        mixed.append(block.transpose(1, 2).reshape(-1, block.shape[1] * block.shape[3]))  # [count * L, N * D]
     if not mixed:
         return query.flatten(1), () if need_weights else None
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed), tuple(weights) if need_weights else None
@@ -312,28 +312,28 @@ class Rotary(nn.Module):
         self.size = int(head_size * parameters.get("partial_rotary_factor", 1.0))
         self.max_positions = max_positions
         self.by_length = parameters["rope_type"] in ("dynamic", "longrope")
-        self.speeds: Tensor | None = None  # [D / 2], angle per position
+        self.speeds: Tensor | None = None  # [D], angle per position, negative for the first of each pair
         self.factor = 1.0
 
     def forward(self, positions: Tensor, layout: Layout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Positions `[T]` → cosine and sine of the angles, each `[T, 1, D / 2]`, for `rotate`."""
+        """Positions `[T]` → cosine and sine of the angles, each `[T, 1, D]`, for `rotate`."""
         if self.by_length:
-            speeds = self._speeds_by_length(layout, positions.device)[:, None]  # [T, 1, D / 2]
+            speeds = self._speeds_by_length(layout, positions.device)[:, None]  # [T, 1, D]
         else:
             if self.speeds is None or self.speeds.device != positions.device:
                 made, self.factor = rotary_speeds(self.settings, self.size, self.max_positions, 0)
-                self.speeds = made.to(positions.device)
+                self.speeds = torch.cat([-made, made]).to(positions.device)
             speeds = self.speeds
-        angles = positions[:, None, None].float() * speeds
+        angles = positions[:, None, None].float() * speeds  # [T, 1, D]
         return (angles.cos() * self.factor).to(dtype), (angles.sin() * self.factor).to(dtype)
 
     def _speeds_by_length(self, layout: Layout, device: torch.device) -> Tensor:
-        """`[T, D / 2]`: each text by its own length, so that it gives the same answer alone and in any batch."""
+        """`[T, D]`: each text by its own length, so that it gives the same answer alone and in any batch."""
         past = [0] * layout.batch if layout.past is None else layout.past
         lengths = [before + new for before, new in zip(past, layout.lengths(), strict=True)]
         made = [rotary_speeds(self.settings, self.size, self.max_positions, length) for length in lengths]
         self.factor = made[0][1]
-        return torch.stack([speeds for speeds, _ in made]).to(device)[layout.places(device)[0]]
+        return torch.stack([torch.cat([-speeds, speeds]) for speeds, _ in made]).to(device)[layout.places(device)[0]]
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -342,10 +342,10 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
     Angles for fewer than `D` numbers leave the last ones as they are.
     """
     cos, sin = rotary
-    half = cos.shape[-1]
-    first, second = x[..., :half], x[..., half : 2 * half]
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return torch.cat(turned if 2 * half == x.shape[-1] else [*turned, x[..., 2 * half :]], dim=-1)
+    size = cos.shape[-1]
+    if size < x.shape[-1]:
+        return torch.cat([rotate(x[..., :size], rotary), x[..., size:]], dim=-1)
+    return x * cos + x.roll(size // 2, dims=-1) * sin  # first * cos - second * sin, second * cos + first * sin
 
 
 def rotary_speeds(parameters: Mapping[str, Any], size: int, max_positions: int, length: int) -> tuple[Tensor, float]:

@@ -61,7 +61,7 @@ class ModelOutput:
         setattr(self, key, value)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.keys()
+        return name in self.__dataclass_fields__ and getattr(self, str(name)) is not None  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         return len(self.keys())

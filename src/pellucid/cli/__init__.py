@@ -46,7 +46,7 @@ Try this
   pellucid run sentiment-analysis --steps "What a lovely day!"  the three steps from text to answer
   pellucid tokenize "Transformers are see-through."             the first step alone, as a table
   pellucid show                                                 the model that did it
-  pellucid generate openai-community/gpt2 "Once upon a time"    a text that goes on, as it is written
+  pellucid generate openai-community/gpt2 "Once upon a time"    a text that goes on
   pellucid chat HuggingFaceTB/SmolLM2-135M-Instruct             a conversation
 
 Many texts: one a line on standard input, or in a file; --json prints one JSON object for each

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pellucid.cli import terminal
-from pellucid.cli.arguments import Parser
+from pellucid.cli.arguments import Parser, UsageError
 from pellucid.cli.texts import given
 from pellucid.cli.writing import add_model, add_settings, load, number, one_line, settings_of, speed
 from pellucid.errors import InputError
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     rows = given(args.texts, None, EXAMPLE)
     settings = settings_of(args)
     if args.beams is not None:
+        if args.greedy:
+            raise UsageError("--beams: has no effect with --greedy; leave one of the two out")
         settings |= {"num_beams": args.beams, "do_sample": False}
     terminal.quiet_downloads()
     pipe = load(args, settings)

@@ -25,6 +25,10 @@ EXAMPLES = {
     "sentiment-analysis": '"What a lovely day!"',
     "text-classification": '--top-k all "It was neither good nor bad."',
     "text-generation": '--model openai-community/gpt2 "Once upon a time"',
+    "summarization": '--file articles.txt --json',
+    "text2text-generation": '--model google-t5/t5-small "translate English to German: How are you?"',
+    "translation": '--model Helsinki-NLP/opus-mt-en-fr "How are you?"',
+    "zero-shot-classification": '--labels "sport, politics, weather" "It will rain all day."',
 }
 """Task → what to write behind it to try it."""
 

@@ -145,7 +145,10 @@ class Rows:
         ends = [length + self.written for length in self.prompts]
         if max(ends) == self.ids.shape[1]:
             self.ids = torch.cat([self.ids, torch.zeros_like(self.ids)], dim=1)
-        self.ids.scatter_(1, torch.tensor(ends, device=tokens.device)[:, None], tokens[:, None])
+        if ends.count(ends[0]) == len(ends):
+            self.ids[:, ends[0]] = tokens
+        else:
+            self.ids.scatter_(1, torch.tensor(ends, device=tokens.device)[:, None], tokens[:, None])
         self.written += 1
 
     def select(self, rows: Sequence[int]) -> None:
@@ -228,12 +231,12 @@ def write(call: Call) -> Decoding:
         stopped: list[bool] = is_stopped(call.stopping, rows, scores).tolist()
         for row, token in zip(alive, tokens, strict=True):
             made.sequences[row].append(token)
-        kept = [
-            place
-            for place, (row, token) in enumerate(zip(alive, tokens, strict=True))
-            if not (stopped[place] or token in call.end_tokens or len(made.sequences[row]) >= limits[row])
+        over = [
+            stop or token in call.end_tokens or len(made.sequences[row]) >= limits[row]
+            for row, token, stop in zip(alive, tokens, stopped, strict=True)
         ]
-        ended = [row for place, row in enumerate(alive) if place not in kept]
+        kept = [place for place, is_over in enumerate(over) if not is_over]
+        ended = [row for row, is_over in zip(alive, over, strict=True) if is_over]
         yield Step({row: [token] for row, token in zip(alive, tokens, strict=True)}, ended, logits, scores, alive)
         if not kept:
             return made

@@ -34,6 +34,7 @@ class Reader:
         remember: whether to use a cache at all; without one every row is read from its start each time.
 
     Attributes:
+        device: where the model is.
         texts: what each row has read so far.
         opening: what to read first in place of ids, such as word vectors.
         known: how many tokens of each prompt the cache that was handed in holds already.
@@ -49,6 +50,7 @@ class Reader:
         remember: bool = True,
     ) -> None:
         self.model, self.source = model, source
+        self.device = model.device
         known = type(model).forward.__annotations__
         takes_cache = "past_key_values" in known
         self.is_seq2seq = "packed_source" in known
@@ -64,11 +66,6 @@ class Reader:
 
     def _usual_cache(self) -> Cache:
         return EncoderDecoderCache() if self.is_seq2seq else DynamicCache(self.model.config)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.device
 
     @torch.no_grad()
     def read(self, new: Sequence[Sequence[int]], keep: int = 1) -> Tensor:
@@ -105,7 +102,7 @@ class Reader:
             for name, packed in layouts.items():
                 if self.extras.get(name) is not None:
                     self.extras[name] = tuple(_side_by_side(packed, states) for states in self.extras[name])
-        if torch.isnan(logits).any():
+        if logits.sum().isnan() and logits.isnan().any():  # a sum is quick; of infinite scores it may be NaN as well
             raise InputError(
                 f"{type(self.model).__name__}: its scores are NaN; the checkpoint is damaged, or its numbers need "
                 "another format: load it with dtype='float32' or 'bfloat16'"

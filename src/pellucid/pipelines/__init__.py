@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -30,20 +31,38 @@ if TYPE_CHECKING:
     from pellucid.model import PreTrainedModel
     from pellucid.pipelines.base import Pipeline
     from pellucid.pipelines.feature_extraction import FeatureExtractionPipeline
+    from pellucid.pipelines.fill_mask import FillMaskPipeline
+    from pellucid.pipelines.question_answering import QuestionAnsweringPipeline
     from pellucid.pipelines.text_classification import TextClassificationPipeline
     from pellucid.pipelines.text_generation import TextGenerationPipeline
+    from pellucid.pipelines.token_classification import TokenClassificationPipeline
     from pellucid.tokenizer import PreTrainedTokenizerBase
 
 TASKS = {
+    "fill-mask": "FillMaskPipeline",
+    "question-answering": "QuestionAnsweringPipeline",
+    "token-classification": "TokenClassificationPipeline",
     "feature-extraction": "FeatureExtractionPipeline",
     "text-classification": "TextClassificationPipeline",
     "text-generation": "TextGenerationPipeline",
+    "summarization": "SummarizationPipeline",
+    "text2text-generation": "Text2TextGenerationPipeline",
+    "translation": "TranslationPipeline",
+    "zero-shot-classification": "ZeroShotClassificationPipeline",
 }
-"""Task → the class in the file of the task's name."""
-ALIASES = {"sentiment-analysis": "text-classification"}
+"""Task → its class."""
+FILES = {"summarization": "text2text", "text2text-generation": "text2text", "translation": "text2text"}
+"""Task → the file of its class, where it is not the task's name."""
+ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
 HEAD_TASKS = {
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
     "ForSequenceClassification": "text-classification",
     "ForCausalLM": "text-generation",
+    "ForConditionalGeneration": "text2text-generation",
+    "EncoderDecoderModel": "text2text-generation",
+    "MarianMTModel": "translation",
     "LMHeadModel": "text-generation",
     "Model": "feature-extraction",
 }
@@ -61,7 +80,7 @@ def __getattr__(name: str) -> Any:
 
 def _task_class(task: str) -> type[Pipeline]:
     with paused():  # a task's file brings torch along
-        module = importlib.import_module(f"pellucid.pipelines.{task.replace('-', '_')}")
+        module = importlib.import_module(f"pellucid.pipelines.{FILES.get(task, task).replace('-', '_')}")
     found: type[Pipeline] = getattr(module, TASKS[task])
     return found
 
@@ -72,6 +91,24 @@ def pipeline(
     model: str | PathLike[str] | PreTrainedModel | None = None,
     **options: Any,
 ) -> TextClassificationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["token-classification", "ner"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> TokenClassificationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["question-answering"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> QuestionAnsweringPipeline: ...
+@overload
+def pipeline(
+    task: Literal["fill-mask"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> FillMaskPipeline: ...
 @overload
 def pipeline(
     task: Literal["feature-extraction"],
@@ -172,9 +209,16 @@ def pipeline(
     return kind(loaded, tokenizer, task=task, device=device, resolve=resolve, **task_defaults)
 
 
+def plain_name(task: str) -> str:
+    """The name under which a task stands in `TASKS`: of an alias, or of `translation_en_to_fr`."""
+    if isinstance(task, str) and re.fullmatch("translation_[^_]+_to_[^_]+", task):
+        return "translation"
+    return ALIASES.get(task, task)
+
+
 def _find_task(task: str) -> type[Pipeline]:
     """The class for a task's name; `InputError` naming the nearest one."""
-    name = ALIASES.get(task, task)
+    name = plain_name(task)
     if name not in TASKS:
         known = sorted([*TASKS, *ALIASES])
         raise InputError(f"task: got {task!r}, wanted one of {known}{did_you_mean(str(task), known)}")

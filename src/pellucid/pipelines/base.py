@@ -24,15 +24,16 @@ import torch
 from pellucid import auto
 from pellucid.errors import InputError, reject_unknown, strict
 from pellucid.inference import for_inference
+from pellucid.layout import PackedTokens
 from pellucid.pipelines.engine import FIRST_WINDOW_ROWS, WINDOW_ROWS, Part, Row, RunStatistics, pack, run
 from pellucid.pipelines.preprocess import LengthRule, Text, encode, read_text, readable_tokens
 from pellucid.pipelines.rows import open_rows
 from pellucid.pipelines.steps import Described, Steps
+from pellucid.seq2seq import EncoderDecoderHead
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pellucid.layout import PackedTokens
     from pellucid.model import PreTrainedModel
     from pellucid.tokenizer import PreTrainedTokenizerBase
 
@@ -95,6 +96,8 @@ class Pipeline(ABC):
     """The keywords of a call."""
     unused_weights: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names of tensors that the task does without."""
+    fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    """Fields that the rows of a JSON lines file are read for."""
     tokens_per_batch: ClassVar[int | None] = None
     """Tokens that are read together; `None`: as is best for the device."""
 
@@ -195,6 +198,14 @@ class Pipeline(ABC):
     def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
         """What `forward` runs: the task's own part of it."""
 
+    def both_ways(self, packed: PackedTokens) -> dict[str, PackedTokens]:
+        """The tokens as the model's head takes them: one with a decoder too reads them with both, as in training."""
+        if not isinstance(self.model, EncoderDecoderHead):
+            return {"packed": packed}
+        assert packed.input_ids is not None
+        shifted = [self.model.body().start_of(ids[None])[0].tolist() for ids in packed.layout.split(packed.input_ids)]
+        return {"packed": PackedTokens.from_lists(shifted, device=self.device), "packed_source": packed}
+
     @abstractmethod
     def postprocess(self, values: list[Tensor], parts: list[Part], **options: Any) -> Any:
         """Turn the numbers of one row's parts into its answer."""
@@ -238,7 +249,7 @@ class Pipeline(ABC):
     def answer(self, inputs: Any, given: Mapping[str, Any]) -> Any:
         """Answer what `__call__` was given: one answer for one row, a list for a list, else a generator."""
         options = self.merge(given)
-        rows, single, listed, total = open_rows(inputs)
+        rows, single, listed, total = open_rows(inputs, self.fields)
         answers = self._run(rows, options, total, streamed=not (single or listed))
         if single:
             return next(answers)
@@ -324,6 +335,18 @@ def _device(device: int | str | torch.device | None, where: torch.device) -> tor
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device: got {device!r}, and there are {torch.cuda.device_count()} GPUs; use device='cpu'")
     return found
+
+
+def taken_apart(given: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Options with those in the dictionary `name` among them, as some tasks take what the tokenizer is told."""
+    inner = given.get(name) or {}
+    outer = {option: value for option, value in given.items() if option != name}
+    known = CallOptions.__optional_keys__
+    if unknown := inner.keys() - known:
+        reject_unknown(name, unknown, known)
+    if twice := sorted(inner.keys() & outer.keys()):
+        raise InputError(f"{twice[0]}: it is given as an argument and in {name}; drop one")
+    return {**outer, **inner}
 
 
 def _progress_bar(wanted: bool | None, total: int | None) -> AbstractContextManager[Any]:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 
-from pellucid.errors import InputError, did_you_mean, reject_unknown
-from pellucid.pipelines.base import CallOptions, Pipeline
+from pellucid.errors import InputError, did_you_mean
+from pellucid.pipelines.base import CallOptions, Pipeline, taken_apart
 from pellucid.pipelines.engine import Part
 from pellucid.pipelines.pooling import SentenceRecipe, check_modes, merge, pool
 from pellucid.pipelines.preprocess import LengthRule, Text, read_text, readable_tokens
@@ -95,14 +95,7 @@ class FeatureExtractionPipeline(Pipeline):
 
     def merge(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Check options and add the defaults; `tokenize_kwargs` are taken apart."""
-        inner = given.get("tokenize_kwargs") or {}
-        outer = {name: value for name, value in given.items() if name != "tokenize_kwargs"}
-        known = CallOptions.__optional_keys__
-        if unknown := inner.keys() - known:
-            reject_unknown("tokenize_kwargs", unknown, known)
-        if twice := sorted(inner.keys() & outer.keys()):
-            raise InputError(f"{twice[0]}: it is given as an argument and in tokenize_kwargs; drop one")
-        return super().merge({**outer, **inner})
+        return super().merge(taken_apart(given, "tokenize_kwargs"))
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise `InputError` for an option's value that cannot be used."""

@@ -167,13 +167,8 @@ def _fit(
     text: Any, tokens: int, tokenizer: PreTrainedTokenizerBase, rule: LengthRule, add_special_tokens: bool, number: int
 ) -> Row:
     """Cut a text that is longer than the limit, or lay it out in windows, or say what is wrong with it."""
-    if tokens == 0:
-        return InputError(f"row {number}: there are no tokens in it to read; drop empty texts, or add special tokens")
-    if rule.strategy is None and rule.overlap is None:
-        return InputError(
-            f"row {number}: the text has {tokens:,} tokens, the limit is {rule.limit:,}; pass truncation=True to cut "
-            'it, or long="window" to read all of it in overlapping windows'
-        )
+    if error := refusal(tokens, rule, number):
+        return error
     first, second = text if isinstance(text, tuple) else (text, None)
     try:
         encoded = tokenizer(
@@ -191,15 +186,39 @@ def _fit(
     ids, types = encoded["input_ids"], encoded.data.get("token_type_ids")
     if rule.overlap is None:
         return [Part(ids, types, (0, len(ids)))]
-    windows = _slide(encoded.sequence_ids(0), rule.limit, rule.overlap)
-    if not windows:
+    return windows(ids, types, encoded.sequence_ids(0), rule.overlap, rule.limit, number)
+
+
+def refusal(tokens: int, rule: LengthRule, number: int) -> InputError | None:
+    """Why a text of that many tokens cannot be read, or `None`; `number` of its row is for the message."""
+    if tokens == 0:
+        return InputError(f"row {number}: there are no tokens in it to read; drop empty texts, or add special tokens")
+    if tokens > rule.limit and rule.strategy is None and rule.overlap is None:
         return InputError(
-            f"row {number}: its windows of {rule.limit:,} tokens have no room to move on by, with what stands in "
-            f"each of them and an overlap of {rule.overlap:,}; use a larger max_length, a smaller stride or truncation"
+            f"row {number}: the text has {tokens:,} tokens, the limit is {rule.limit:,}; pass truncation=True to cut "
+            'it, or long="window" to read all of it in overlapping windows'
+        )
+    return None
+
+
+def windows(
+    ids: Sequence[int],
+    types: list[int] | None,
+    sequence_ids: Sequence[int | None],
+    overlap: int,
+    limit: int,
+    number: int,
+) -> Row:
+    """Overlapping windows over the longer text of a row that has more tokens than `limit`, as `_slide` lays them."""
+    found = _slide(sequence_ids, limit, overlap)
+    if not found:
+        return InputError(
+            f"row {number}: its windows of {limit:,} tokens have no room to move on by, with what stands in "
+            f"each of them and an overlap of {overlap:,}; use a larger max_length, a smaller stride or truncation"
         )
     return [
         Part([ids[place] for place in places], types and [types[place] for place in places], own)
-        for places, own in windows
+        for places, own in found
     ]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pellucid.errors import FileError, InputError
 from pellucid.files import open_regular, parse_json, quoted
+
+FIELDS = ("text", "text_pair")
 
 
 class Rows(NamedTuple):
@@ -26,12 +28,13 @@ class Rows(NamedTuple):
     total: int | None
 
 
-def open_rows(inputs: Any) -> Rows:
+def open_rows(inputs: Any, fields: Collection[str] = FIELDS) -> Rows:
     """See what kind of input this is; nothing but a single row is read yet.
 
     Args:
         inputs: a text, pair or dictionary (one row); a list; a `pathlib.Path` of a text or JSON lines file; or
             anything else that can be iterated or indexed, such as a generator or a data set's column.
+        fields: what is kept of the objects in a JSON lines file.
 
     Raises:
         InputError: for anything else.
@@ -43,7 +46,7 @@ def open_rows(inputs: Any) -> Rows:
         return Rows(inputs, single=False, listed=True, total=len(inputs))
     if isinstance(inputs, Path):
         open_regular(inputs, follow=True).close()  # a wrong name is reported now, not at the first answer
-        return Rows(read_lines(inputs), single=False, listed=False, total=None)
+        return Rows(read_lines(inputs, fields), single=False, listed=False, total=None)
     total = len(inputs) if hasattr(inputs, "__len__") else None
     if total is not None and hasattr(inputs, "__getitem__") and not hasattr(inputs, "__iter__"):
         return Rows((inputs[number] for number in range(total)), single=False, listed=False, total=total)
@@ -54,11 +57,11 @@ def open_rows(inputs: Any) -> Rows:
     )
 
 
-def read_lines(path: Path) -> Iterator[Any]:
+def read_lines(path: Path, fields: Collection[str] = FIELDS) -> Iterator[Any]:
     """The rows of a UTF-8 file, one a line, read as they are needed.
 
-    Lines of a `.jsonl` or `.ndjson` file are texts or objects with `text` and perhaps `text_pair`; other fields of
-    an object are left aside. In every other file a line is a text, and an empty line an empty text.
+    Lines of a `.jsonl` or `.ndjson` file are texts or objects, usually with `text` and perhaps `text_pair`; other
+    fields of an object are left aside. In every other file a line is a text, and an empty line an empty text.
 
     Raises:
         FileError: the file cannot be read, or a line is not UTF-8 or not JSON; the message names the line.
@@ -73,7 +76,7 @@ def read_lines(path: Path) -> Iterator[Any]:
                 elif text.strip():
                     value = parse_json(text, f"{path}: line {number}")
                     if isinstance(value, dict):
-                        value = {key: value[key] for key in ("text", "text_pair") if key in value}
+                        value = {key: value[key] for key in fields if key in value}
                     yield value
             except UnicodeDecodeError as error:
                 raise FileError(f"{path}: line {number}: byte {error.start} is not UTF-8; save it as UTF-8") from error

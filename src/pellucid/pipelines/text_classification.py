@@ -103,7 +103,7 @@ class TextClassificationPipeline(Pipeline):
 
     def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
         """Logits `[C]` of each part."""
-        logits: Tensor = self.runner(packed=packed, return_dict=True).logits  # [B, C]
+        logits: Tensor = self.runner(**self.both_ways(packed), return_dict=True).logits  # [B, C]
         return logits.float().cpu().unbind(0)
 
     def postprocess(self, values: list[Tensor], parts: list[Part], **options: Any) -> Any:

@@ -263,7 +263,7 @@ class TextGenerationPipeline(Pipeline):
             add_generation_prompt=not goes_on,
             continue_final_message=goes_on,
             return_dict=False,
-            **given,
+            **{**given, "tokenizer_kwargs": {"verbose": False, **(given.get("tokenizer_kwargs") or {})}},
         )
         return ids
 

@@ -1,0 +1,407 @@
+"""Question answering: where in a text the answer to a question stands.
+
+    pipe = pipeline("question-answering")
+    pipe(question="Where does Ada live?", context="Ada lives in London.")
+    # {"score": 0.97…, "start": 13, "end": 19, "answer": "London"}
+
+`context[start:end]` is the answer, and never part of the question. The model scores each token of the text to be the
+answer's first and its last one; a span's score is the product of the two probabilities.
+
+A long text is read in overlapping windows, all of them with the question. The best spans of all windows are collected;
+equal answers, letter case aside, count as one with the sum of their scores, so a score may be above 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+
+import torch
+import torch.nn.functional as F
+
+from pellucid.errors import InputError, reject_unknown, strict
+from pellucid.files import quoted
+from pellucid.pipelines.base import Pipeline
+from pellucid.pipelines.engine import Part, Row
+from pellucid.pipelines.preprocess import LONG, LengthRule, readable_tokens
+from pellucid.pipelines.steps import Described, Steps
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from torch import Tensor
+
+    from pellucid.layout import PackedTokens
+    from pellucid.tokenizer.encoding import BatchEncoding
+
+WINDOW = 384
+"""Tokens of a window, question included, unless told otherwise."""
+OVERLAP = 128
+ANSWER = 15
+"""Tokens of the longest answer, unless told otherwise."""
+
+
+class AnsweringOptions(TypedDict, total=False):
+    """What a question answering pipeline can be told.
+
+    Attributes:
+        top_k: answers for each question, best first; default 1.
+        topk: older name of `top_k`.
+        doc_stride: tokens that neighbouring windows share; default 128, or less where windows are small.
+        max_answer_len: tokens of the longest answer; default 15.
+        max_seq_len: tokens of a window, question included; default 384, or what the model reads.
+        max_question_len: cut longer questions to that many tokens; default: no question is cut.
+        handle_impossible_answer: let "no answer" (an empty one) compete with the others.
+        align_to_words: stretch answers to whole words; default `True`.
+        long: for texts longer than a window, `"window"` (default), `"error"` or `"truncate"`.
+        batch_size: windows in a batch, in place of the token budget, which is the faster choice.
+        on_error: `"raise"` (default) the error of a row that cannot be read, or `"collect"` it as the row's answer.
+        progress: show a progress bar; default: when the run takes a while and a terminal is there.
+        padding: accepted for compatibility; padding is never computed.
+        num_workers: accepted for compatibility; tokenizing uses all cores by itself.
+    """
+
+    top_k: int | None
+    topk: int | None
+    doc_stride: int | None
+    max_answer_len: int | None
+    max_seq_len: int | None
+    max_question_len: int | None
+    handle_impossible_answer: bool | None
+    align_to_words: bool | None
+    long: Literal["error", "truncate", "window"] | None
+    batch_size: int | None
+    on_error: Literal["raise", "collect"]
+    progress: bool | None
+    padding: bool | str | None
+    num_workers: int | None
+
+
+COUNTS = {"top_k": 1, "topk": 1, "doc_stride": 0, "max_answer_len": 1, "max_seq_len": 1, "max_question_len": 1}
+"""Options that are numbers, and the least that each may be."""
+
+
+class Passage(list[Part]):
+    """A text with its question, window by window.
+
+    Args:
+        parts: the windows.
+        context: the text.
+        encodings: the windows with their way back to characters.
+        spans: for each window the places of its tokens that are of the text.
+        second: whether the text stands behind the question.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], context: str, encodings: Sequence[Encoding], spans: Sequence[range], second: bool
+    ) -> None:
+        super().__init__(parts)
+        self.context, self.encodings, self.spans, self.second = context, encodings, spans, second
+
+
+class QuestionAnsweringPipeline(Pipeline):
+    """Answers out of texts; arguments as in `Pipeline`, and the options of `AnsweringOptions`."""
+
+    name = "question-answering"
+    auto_class = "AutoModelForQuestionAnswering"
+    default_model = "distilbert/distilbert-base-cased-distilled-squad"
+    options = AnsweringOptions
+    fields = ("question", "context")
+
+    def __call__(
+        self, inputs: Any = None, context: Any = None, *, question: Any = None, **options: Unpack[AnsweringOptions]
+    ) -> Any:
+        """Answer questions.
+
+        Args:
+            inputs: `{"question": …, "context": …}` or `(question, context)`; a list of them; anything else that yields
+                them, such as a data set; or the `pathlib.Path` of a JSON lines file. Or a question alone.
+            context: the text to find the answer in, or one for each of several questions.
+            question: a question or a list of questions, in place of `inputs`.
+            options: see `AnsweringOptions`.
+
+        Returns:
+            For each question `{"score": …, "start": …, "end": …, "answer": …}`, or a list of those where there are
+            several, best first. A list for a list (of one question: its answer alone, as the field has it), a
+            generator for anything else that has many rows.
+
+        Raises:
+            InputError: a row or an option cannot be used.
+            UnknownArgumentError: an option does not exist.
+        """
+        known = self.known_options()
+        if unknown := options.keys() - known:
+            reject_unknown(type(self).__name__, unknown, known | {"question", "context", "inputs"})
+        if question is not None and inputs is not None:
+            raise InputError("question: got inputs too; give the question once, with its context")
+        asked = inputs if question is None else question
+        rows = asked if context is None and question is None else _joined(asked, context)
+        answer = self.answer(rows, options)
+        return answer[0] if isinstance(rows, list) and len(rows) == 1 else answer
+
+    # ------------------------------------------------------------------ options
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise `InputError` for an option's value that cannot be used."""
+        for name, least in COUNTS.items():
+            value = options.get(name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise InputError(f"{name}: got {value!r}, wanted a number from {least}")
+        if options.get("long") not in (None, *LONG):
+            raise InputError(f"long: got {options['long']!r}, wanted one of {list(LONG)}")
+        super().check(options)
+
+    def length_rule(self, options: Mapping[str, Any]) -> LengthRule:
+        """How large windows are, and what they share."""
+        readable = readable_tokens(self.model)
+        limit = options.get("max_seq_len") or min(self.tokenizer.model_max_length, readable, WINDOW)
+        if limit > readable:
+            raise InputError(f"max_seq_len: got {limit}, the model reads at most {readable} tokens")
+        stride = options.get("doc_stride")
+        if stride is not None and stride >= limit:
+            raise InputError(f"doc_stride: got {stride}, wanted less than the {limit} tokens of a window (max_seq_len)")
+        return LengthRule(limit, overlap=min(limit // 2, OVERLAP) if stride is None else stride)
+
+    # ------------------------------------------------------------------ step one: question and text → windows
+
+    def preprocess(self, rows: Sequence[Any], first: int = 0, **options: Any) -> list[Row]:
+        """Turn questions and texts into the ids of windows, and remember which characters the tokens stand for."""
+        found: list[Any] = [_read(row, number) for number, row in enumerate(rows, first)]
+        rule = self.length_rule(options)
+        places = [place for place, pair in enumerate(found) if not isinstance(pair, InputError)]
+        pairs = [self._shortened(found[place], options.get("max_question_len")) for place in places]
+        try:
+            answers = self._passages(pairs, rule, options)
+        except InputError:  # of one of them; the others are read
+            answers = [self._alone(pair, rule, options) for pair in pairs]
+        for place, answer in zip(places, answers, strict=True):
+            found[place] = answer
+            if isinstance(answer, InputError):
+                found[place] = InputError(f"row {first + place}: {answer}")
+        return found
+
+    def _shortened(self, pair: tuple[str, str], limit: int | None) -> tuple[str, str]:
+        """The question cut to a number of tokens, if there is one, and the text as it is."""
+        question, context = pair
+        if limit is not None:
+            read = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            offsets = read["offset_mapping"]
+            question = question[: offsets[limit - 1][1]] if len(offsets) > limit else question
+        return question, context
+
+    @property
+    def _question_first(self) -> bool:
+        """Whether the model was trained with the text behind the question, as those padded on the right are."""
+        return self.tokenizer.padding_side == "right"
+
+    def _passages(self, pairs: Sequence[tuple[str, str]], rule: LengthRule, options: Mapping[str, Any]) -> list[Row]:
+        """Questions and texts in windows; `InputError` if the windows of one of them have no room."""
+        if not pairs:
+            return []
+        second = self._question_first
+        batch = self.tokenizer(
+            [pair if second else pair[::-1] for pair in pairs],
+            truncation="only_second" if second else "only_first",
+            max_length=rule.limit,
+            stride=rule.overlap or 0,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        rows: list[list[int]] = [[] for _ in pairs]
+        for number, pair in enumerate(batch["overflow_to_sample_mapping"]):
+            rows[pair].append(number)
+        return [
+            self._passage(context, batch, numbers, rule, options)
+            for (_, context), numbers in zip(pairs, rows, strict=True)
+        ]
+
+    def _passage(
+        self, context: str, batch: BatchEncoding, numbers: Sequence[int], rule: LengthRule, options: Mapping[str, Any]
+    ) -> Row:
+        """The windows of one text, which are rows of a batch."""
+        if len(numbers) > 1 and options.get("long") == "error":
+            return InputError(
+                f'question and text have more than {rule.limit} tokens; pass long="window" to read all of it, or '
+                'long="truncate" to cut it'
+            )
+        if options.get("long") == "truncate":
+            numbers = numbers[:1]
+        assert batch.encodings is not None
+        types = batch.data.get("token_type_ids")
+        encodings = [batch.encodings[number] for number in numbers]
+        spans, parts = [], []
+        for place, (number, encoding) in enumerate(zip(numbers, encodings, strict=True)):
+            sequence_ids = encoding.sequence_ids
+            wanted = int(self._question_first)
+            start, count = [*sequence_ids, wanted].index(wanted), sequence_ids.count(wanted)
+            spans.append(range(start, start + count))
+            own = (
+                start + (rule.overlap or 0) if place else 0,
+                start + count if place + 1 < len(numbers) else len(encoding),
+            )
+            parts.append(Part(batch["input_ids"][number], types and types[number], own))
+        if not any(spans):
+            return InputError("the context has no tokens in it to find an answer in; drop empty texts")
+        return Passage(parts, context, encodings, spans, self._question_first)
+
+    def _alone(self, pair: tuple[str, str], rule: LengthRule, options: Mapping[str, Any]) -> Row:
+        """One question and its text; windows that are nearly filled by the question share less, unless told how much.
+
+        Errors are about the pair alone and do not name the row.
+        """
+        tokens = len(self.tokenizer(pair[0], add_special_tokens=False, verbose=False)["input_ids"])
+        room = rule.limit - tokens - self.tokenizer.num_special_tokens_to_add(pair=True)
+        if room < 1:
+            return InputError(
+                f"the question has {tokens:,} tokens, and a window of {rule.limit:,} has no room for the text behind "
+                "it; shorten it, or pass max_question_len or a larger max_seq_len"
+            )
+        overlap = rule.overlap or 0
+        if overlap >= room and options.get("doc_stride") is not None:
+            return InputError(
+                f"doc_stride: got {overlap}, and windows have room for {room} tokens of the text beside the question; "
+                "use a smaller one, or a larger max_seq_len"
+            )
+        try:
+            return self._passages([pair], LengthRule(rule.limit, overlap=min(overlap, room // 2)), options)[0]
+        except InputError as error:
+            return error
+
+    # ------------------------------------------------------------------ steps two and three
+
+    def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Tensor]:
+        """Logits `[S, 2]` of each part's tokens: to be the first of the answer, and the last."""
+        output = self.runner(**self.both_ways(packed), return_dict=True)
+        return packed.layout.split(torch.stack([output.start_logits, output.end_logits], dim=-1).float().cpu())
+
+    def postprocess(self, values: list[Tensor], parts: list[Part], **options: Any) -> Any:
+        """Logits of a row's windows → its best answers."""
+        answers = self._answers(values, parts, options)
+        return answers[0] if len(answers) == 1 else answers
+
+    def _answers(self, values: list[Tensor], parts: list[Part], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The best answers of all windows, best first."""
+        assert isinstance(parts, Passage)
+        count = options.get("top_k") or options.get("topk") or 1
+        aligned = options.get("align_to_words") is not False
+        longest = options.get("max_answer_len") or ANSWER
+        found: dict[str, dict[str, Any]] = {}
+        nothing = 1e6  # above every score
+        for value, part, encoding, span in zip(values, parts, parts.encodings, parts.spans, strict=True):
+            marker = self._marker(part, encoding)
+            places = [*([] if marker is None else [marker]), *span]
+            scores = value[places].softmax(dim=0)  # [places, 2]
+            start, end = scores[len(places) - len(span) :].unbind(dim=1)
+            nothing = min(nothing, 0.0 if marker is None else float(scores[0].prod()))
+            # Some of them are one answer once they are aligned, so more are taken than are wanted.
+            for first, last, score in best_spans(start, end, 2 * count + 10 if aligned else count, longest):
+                characters = _characters(encoding, span[first], span[last], int(parts.second), aligned)
+                answer = parts.context[slice(*characters)]
+                known = found.setdefault(
+                    answer.lower(), {"score": 0.0, "start": characters[0], "end": characters[1], "answer": answer}
+                )
+                known["score"] += score
+        answers = list(found.values())
+        if options.get("handle_impossible_answer"):
+            answers.append({"score": nothing, "start": 0, "end": 0, "answer": ""})
+        return sorted(answers, key=lambda answer: answer["score"], reverse=True)[:count]
+
+    def _marker(self, part: Part, encoding: Encoding) -> int | None:
+        """Place of the marker that stands for "no answer", such as `[CLS]`; not one that is written in a text."""
+        marker = self.tokenizer.cls_token_id
+        rows = enumerate(zip(part.ids, encoding.sequence_ids, strict=True))
+        return next((place for place, (token, text) in rows if token == marker and text is None), None)
+
+    @strict
+    def steps(self, text: Any) -> Steps:
+        """The three steps for one question, given as in a call: `(question, context)` or a dictionary of the two."""
+        pair = _read(text, 0)
+        return super().steps(text if isinstance(pair, InputError) else pair)
+
+    def describe(self, values: list[Tensor], parts: list[Part], **options: Any) -> Described:
+        """The tokens with the highest logits, and the best answers."""
+        assert isinstance(parts, Passage)
+        rows = [
+            (str(self.tokenizer.convert_ids_to_tokens(part.ids[place])), value[place].tolist())
+            for value, part, span in zip(values, parts, parts.spans, strict=True)
+            for place in span
+        ]
+        rows.sort(key=lambda row: max(row[1]), reverse=True)
+        answers = self._answers(values, parts, {**options, "top_k": options.get("top_k") or 5})
+        tokens = len(self.pieces(parts)[0])
+        return {
+            "shapes": f"{tokens} tokens × {self.model.config.hidden_size} numbers → 2 logits each: first, last",
+            "outputs": rows,
+            "function": "Postprocessing: logits → softmax over the text → products for spans",
+            "scores": [(answer["answer"], [answer["score"]]) for answer in answers],
+        }
+
+
+# ---------------------------------------------------------------------- rows
+
+
+def _joined(question: Any, context: Any) -> Any:
+    """Rows of what came as question and context."""
+    if isinstance(question, str) and isinstance(context, str):
+        return question, context
+    if isinstance(question, list) and isinstance(context, str):
+        return [(each, context) for each in question]
+    if isinstance(question, list) and isinstance(context, list):
+        if len(question) != len(context):
+            raise InputError(f"context: got {len(context)} for {len(question)} questions, wanted one for each, or one")
+        return list(zip(question, context, strict=True))
+    raise InputError(
+        f"question and context: got {quoted(question)} and {quoted(context)}, wanted two texts, or lists of them"
+    )
+
+
+def _read(row: Any, number: int) -> tuple[str, str] | InputError:
+    """The question and the text in a row, or what is wrong with it; other fields of a data set's row may be there."""
+    if isinstance(row, Mapping):
+        row = row.get("question"), row.get("context")
+    if isinstance(row, tuple) and len(row) == 2 and all(isinstance(text, str) for text in row):
+        empty = next((name for name, text in zip(("question", "context"), row, strict=True) if not text), None)
+        return InputError(f"row {number}: {empty}: it is empty; drop such rows") if empty else row
+    return InputError(
+        f'row {number}: got {quoted(row)}, wanted {{"question": …, "context": …}} or (question, context), both of them '
+        "texts"
+    )
+
+
+# ---------------------------------------------------------------------- spans
+
+
+def best_spans(start: Tensor, end: Tensor, count: int, longest: int) -> list[tuple[int, int, float]]:
+    """The spans with the highest scores, best first; of equal ones the earlier and shorter.
+
+    Args:
+        start: `[S]`, how probable each token is as the first one.
+        end: `[S]`, the same for the last one.
+        count: how many spans.
+        longest: tokens of the longest one.
+
+    Returns:
+        First token, last token (which is part of it), and score.
+    """
+    longest = min(longest, len(start))
+    if not longest:
+        return []
+    table = start[:, None] * F.pad(end, (0, longest - 1)).unfold(0, longest, 1)  # [S, longest]
+    place = torch.arange(len(start))[:, None] + torch.arange(longest)
+    table = table.masked_fill(place >= len(start), -1.0)
+    scores, order = table.flatten().sort(descending=True, stable=True)
+    best = zip(order[:count].tolist(), scores[:count].tolist(), strict=True)
+    return [(at // longest, at // longest + at % longest, score) for at, score in best if score >= 0]
+
+
+def _characters(encoding: Encoding, first: int, last: int, text: int, aligned: bool) -> tuple[int, int]:
+    """Characters from the beginning of one token to the end of another, or of their words."""
+    if aligned:
+        words = encoding.token_to_word(first), encoding.token_to_word(last)
+        around = [None if word is None else encoding.word_to_chars(word, text) for word in words]
+        if around[0] is not None and around[1] is not None:
+            return around[0][0], around[1][1]
+    start, end = encoding.token_to_chars(first), encoding.token_to_chars(last)
+    assert start is not None and end is not None  # tokens of the text, and no markers
+    return start[0], end[1]
