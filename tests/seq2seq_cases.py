@@ -38,9 +38,9 @@ def make_seq2seq(folder: Path, model_type: str, **settings: Any) -> Path:
     torch.manual_seed(1)
     model = AutoModelForSeq2SeqLM.from_config(config)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.normal_(0.0, 0.3)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and parameter.dim() == 2:  # the source shall have a say in each word
+                parameter.normal_(0.0, 1.0 if "encoder_attn" in name or "EncDec" in name else 0.3)
     model.save_pretrained(folder)
     return folder
 

@@ -116,7 +116,7 @@ def test_the_checkpoint_says_how_a_task_is_done(options: dict[str, Any], folders
     expected = [texts_of(pipe, written(pipe, folders["t5"], prefix + text, **settings))[0] for text in TEXTS]
     assert pipe(TEXTS, **options) == [{"summary_text": text} for text in expected]
     assert pipe.model.generation_config.to_dict() == before
-    assert pipeline("text2text-generation", pipe.model, prefix="the: ")(TEXTS[0], **settings) == [
+    assert pipeline("text2text-generation", pipe.model, prefix=prefix)(TEXTS[0], **settings) == [
         {"generated_text": expected[0]}
     ]
 
@@ -197,7 +197,7 @@ def test_a_model_without_a_last_position_reads_on(folders: dict[str, Path]) -> N
 @pytest.mark.parametrize("kind", ["bart", "t5", "marian"])
 def test_windows_hold_all_of_a_text_and_their_answers_are_joined(kind: str, folders: dict[str, Path]) -> None:
     pipe = pipeline("summarization", folders[kind], prefix="is ", max_new_tokens=7, max_length=None, min_length=0)
-    (parts,) = pipe.preprocess([LONG], long="window")
+    (parts,) = pipe.preprocess([LONG], **pipe.merge({"long": "window"}))
     assert isinstance(parts, list) and len(parts) > 3
     assert all(len(part.ids) <= WINDOW for part in parts)
     pieces = [pipe.tokenizer.decode(part.ids, skip_special_tokens=True).removeprefix("is ") for part in parts]
@@ -224,7 +224,12 @@ def test_texts_are_cut_where_it_hurts_least() -> None:
         pieces = cut(text, sizes_of, room)
         assert "".join(pieces) == text
         assert max(map(len, pieces)) <= room
-    assert cut(text, sizes_of, 16)[:4] == ['He said "Stop." ', "Then 3.5 m on… ", "这是。那是！好 \n\n  ", "a line without "]
+    assert cut(text, sizes_of, 16)[:4] == [
+        'He said "Stop." ',
+        "Then 3.5 m on… ",
+        "这是。那是！好 \n\n  ",
+        "a line without ",
+    ]
     assert cut("", sizes_of, 5) == []
     assert len(CUTS) == 3
     for hard in ("a", ".", "\n", '"!', " "):

@@ -9,8 +9,6 @@ from typing import Any
 from pellucid import hub
 from pellucid.errors import ConfigError
 from pellucid.files import read_json
-from pellucid.gguf import find_gguf, read_gguf
-from pellucid.gguf_models import config_values
 from pellucid.hub_cache import COMMIT
 
 LOADING_KEYWORDS = frozenset(
@@ -40,8 +38,12 @@ def load_config_dict(
         gguf_file: name of a GGUF file there, to read in place of `config.json`.
         where: keywords of `hub.resolve_file`.
     """
-    if (gguf := find_gguf(name_or_path, gguf_file, **where)) is not None:
-        return config_values(read_gguf(gguf))
+    if gguf_file is not None or str(name_or_path).endswith(".gguf"):
+        from pellucid.gguf import find_gguf, read_gguf
+        from pellucid.gguf_models import config_values
+
+        if (gguf := find_gguf(name_or_path, gguf_file, **where)) is not None:
+            return config_values(read_gguf(gguf))
     path = Path(name_or_path)
     if not path.is_file():
         found = hub.resolve_file(name_or_path, "config.json", **where)

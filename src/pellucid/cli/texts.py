@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ from pellucid.errors import FileError
 from pellucid.files import open_regular
 
 
-def given(texts: Sequence[str], file: str | None, example: str) -> Iterator[Any]:
+def given(
+    texts: Sequence[str], file: str | None, example: str, fields: Collection[str] = ("text", "text_pair")
+) -> Iterator[Any]:
     """Every text, read as it is needed: those of the line, then the file's; without either, standard input's.
 
     Args:
         texts: words of the command line; `-` stands for the lines of standard input.
         file: a text file of lines or a JSON lines file, whose rows may be pairs `(text, text_pair)`; `-` as above.
         example: a right call, for the message.
+        fields: what is read of the objects in a JSON lines file.
 
     Raises:
         UsageError: there is no text, and nobody pipes one in.
@@ -31,10 +34,10 @@ def given(texts: Sequence[str], file: str | None, example: str) -> Iterator[Any]
         texts = ["-"]
     if file is not None and file != "-":
         open_regular(file, follow=True).close()  # a wrong name is reported now, not after a model was loaded
-    return _read(texts, file)
+    return _read(texts, file, fields)
 
 
-def _read(texts: Iterable[str], file: str | None) -> Iterator[Any]:
+def _read(texts: Iterable[str], file: str | None, fields: Collection[str]) -> Iterator[Any]:
     for text in texts:
         if text == "-":
             yield from standard_input()
@@ -45,7 +48,7 @@ def _read(texts: Iterable[str], file: str | None) -> Iterator[Any]:
     elif file is not None:
         from pellucid.pipelines.rows import read_lines
 
-        for row in read_lines(Path(file)):
+        for row in read_lines(Path(file), fields):
             yield as_text(row)
 
 

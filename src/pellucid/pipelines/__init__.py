@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from pellucid.pipelines.feature_extraction import FeatureExtractionPipeline
     from pellucid.pipelines.fill_mask import FillMaskPipeline
     from pellucid.pipelines.question_answering import QuestionAnsweringPipeline
+    from pellucid.pipelines.rerank import RerankPipeline
+    from pellucid.pipelines.text2text import SummarizationPipeline, Text2TextGenerationPipeline, TranslationPipeline
     from pellucid.pipelines.text_classification import TextClassificationPipeline
     from pellucid.pipelines.text_generation import TextGenerationPipeline
     from pellucid.pipelines.token_classification import TokenClassificationPipeline
+    from pellucid.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
     from pellucid.tokenizer import PreTrainedTokenizerBase
 
 TASKS = {
@@ -45,6 +48,7 @@ TASKS = {
     "feature-extraction": "FeatureExtractionPipeline",
     "text-classification": "TextClassificationPipeline",
     "text-generation": "TextGenerationPipeline",
+    "rerank": "RerankPipeline",
     "summarization": "SummarizationPipeline",
     "text2text-generation": "Text2TextGenerationPipeline",
     "translation": "TranslationPipeline",
@@ -121,6 +125,36 @@ def pipeline(
     model: str | PathLike[str] | PreTrainedModel | None = None,
     **options: Any,
 ) -> TextGenerationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["zero-shot-classification"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> ZeroShotClassificationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["summarization"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> SummarizationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["translation"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> TranslationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["text2text-generation"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> Text2TextGenerationPipeline: ...
+@overload
+def pipeline(
+    task: Literal["rerank"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> RerankPipeline: ...
 @overload
 def pipeline(
     task: str | None = None,

@@ -97,6 +97,12 @@ class Passage(list[Part]):
         super().__init__(parts)
         self.context, self.encodings, self.spans, self.second = context, encodings, spans, second
 
+    def keep_first(self) -> None:
+        """Cut the text to its first window."""
+        del self[1:]
+        self.encodings, self.spans = self.encodings[:1], self.spans[:1]
+        self[0] = self[0]._replace(own=(0, len(self[0].ids)))
+
 
 class QuestionAnsweringPipeline(Pipeline):
     """Answers out of texts; arguments as in `Pipeline`, and the options of `AnsweringOptions`."""
@@ -168,35 +174,47 @@ class QuestionAnsweringPipeline(Pipeline):
         found: list[Any] = [_read(row, number) for number, row in enumerate(rows, first)]
         rule = self.length_rule(options)
         places = [place for place, pair in enumerate(found) if not isinstance(pair, InputError)]
-        pairs = [self._shortened(found[place], options.get("max_question_len")) for place in places]
-        try:
-            answers = self._passages(pairs, rule, options)
-        except InputError:  # of one of them; the others are read
-            answers = [self._alone(pair, rule, options) for pair in pairs]
-        for place, answer in zip(places, answers, strict=True):
-            found[place] = answer
-            if isinstance(answer, InputError):
-                found[place] = InputError(f"row {first + place}: {answer}")
+        limit = options.get("max_question_len")
+        pairs = {place: self._shortened(found[place], limit) if limit else found[place] for place in places}
+        by_overlap: dict[int, list[int]] = {}
+        for place, room in zip(places, self._rooms([question for question, _ in pairs.values()], rule), strict=True):
+            if room < 1:
+                found[place] = InputError(
+                    f"row {first + place}: the question has {rule.limit - room:,} tokens, with the markers around it, "
+                    f"and a window has {rule.limit:,}; shorten it, or pass max_question_len or a larger max_seq_len"
+                )
+            else:  # windows that are nearly filled by the question cannot share as much as others
+                overlap = rule.overlap or 0
+                by_overlap.setdefault(overlap if overlap < room else room // 2, []).append(place)
+        for overlap, alike in by_overlap.items():
+            passages = self._passages([pairs[place] for place in alike], LengthRule(rule.limit, overlap=overlap))
+            for place, passage in zip(alike, passages, strict=True):
+                error = _refusal(passage, overlap, rule, options)
+                found[place] = InputError(f"row {first + place}: {error}") if error else passage
         return found
 
-    def _shortened(self, pair: tuple[str, str], limit: int | None) -> tuple[str, str]:
-        """The question cut to a number of tokens, if there is one, and the text as it is."""
+    def _shortened(self, pair: tuple[str, str], limit: int) -> tuple[str, str]:
+        """The question cut to a number of tokens, and the text as it is."""
         question, context = pair
-        if limit is not None:
-            read = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            offsets = read["offset_mapping"]
-            question = question[: offsets[limit - 1][1]] if len(offsets) > limit else question
-        return question, context
+        read = self.tokenizer(question, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = read["offset_mapping"]
+        return question[: offsets[limit - 1][1]] if len(offsets) > limit else question, context
+
+    def _rooms(self, questions: list[str], rule: LengthRule) -> list[int]:
+        """How many tokens of the text fit into a window beside each question."""
+        if not questions:
+            return []
+        read = self.tokenizer(questions, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        room = rule.limit - self.tokenizer.num_special_tokens_to_add(pair=True)
+        return [room - len(ids) for ids in read["input_ids"]]
 
     @property
     def _question_first(self) -> bool:
         """Whether the model was trained with the text behind the question, as those padded on the right are."""
         return self.tokenizer.padding_side == "right"
 
-    def _passages(self, pairs: Sequence[tuple[str, str]], rule: LengthRule, options: Mapping[str, Any]) -> list[Row]:
-        """Questions and texts in windows; `InputError` if the windows of one of them have no room."""
-        if not pairs:
-            return []
+    def _passages(self, pairs: Sequence[tuple[str, str]], rule: LengthRule) -> list[Passage]:
+        """Questions and texts in windows, which have room for what they share."""
         second = self._question_first
         batch = self.tokenizer(
             [pair if second else pair[::-1] for pair in pairs],
@@ -208,65 +226,25 @@ class QuestionAnsweringPipeline(Pipeline):
             return_attention_mask=False,
             verbose=False,
         )
-        rows: list[list[int]] = [[] for _ in pairs]
+        numbers: list[list[int]] = [[] for _ in pairs]
         for number, pair in enumerate(batch["overflow_to_sample_mapping"]):
-            rows[pair].append(number)
-        return [
-            self._passage(context, batch, numbers, rule, options)
-            for (_, context), numbers in zip(pairs, rows, strict=True)
-        ]
+            numbers[pair].append(number)
+        texts = [context for _, context in pairs]
+        return [self._passage(text, batch, own, rule) for text, own in zip(texts, numbers, strict=True)]
 
-    def _passage(
-        self, context: str, batch: BatchEncoding, numbers: Sequence[int], rule: LengthRule, options: Mapping[str, Any]
-    ) -> Row:
+    def _passage(self, context: str, batch: BatchEncoding, numbers: Sequence[int], rule: LengthRule) -> Passage:
         """The windows of one text, which are rows of a batch."""
-        if len(numbers) > 1 and options.get("long") == "error":
-            return InputError(
-                f'question and text have more than {rule.limit} tokens; pass long="window" to read all of it, or '
-                'long="truncate" to cut it'
-            )
-        if options.get("long") == "truncate":
-            numbers = numbers[:1]
         assert batch.encodings is not None
-        types = batch.data.get("token_type_ids")
-        encodings = [batch.encodings[number] for number in numbers]
-        spans, parts = [], []
-        for place, (number, encoding) in enumerate(zip(numbers, encodings, strict=True)):
+        types, wanted = batch.data.get("token_type_ids"), int(self._question_first)
+        encodings, spans, parts = [batch.encodings[number] for number in numbers], [], []
+        for number, encoding in zip(numbers, encodings, strict=True):
             sequence_ids = encoding.sequence_ids
-            wanted = int(self._question_first)
             start, count = [*sequence_ids, wanted].index(wanted), sequence_ids.count(wanted)
             spans.append(range(start, start + count))
-            own = (
-                start + (rule.overlap or 0) if place else 0,
-                start + count if place + 1 < len(numbers) else len(encoding),
-            )
+            begin = 0 if number == numbers[0] else start + (rule.overlap or 0)
+            own = begin, len(encoding) if number == numbers[-1] else start + count
             parts.append(Part(batch["input_ids"][number], types and types[number], own))
-        if not any(spans):
-            return InputError("the context has no tokens in it to find an answer in; drop empty texts")
         return Passage(parts, context, encodings, spans, self._question_first)
-
-    def _alone(self, pair: tuple[str, str], rule: LengthRule, options: Mapping[str, Any]) -> Row:
-        """One question and its text; windows that are nearly filled by the question share less, unless told how much.
-
-        Errors are about the pair alone and do not name the row.
-        """
-        tokens = len(self.tokenizer(pair[0], add_special_tokens=False, verbose=False)["input_ids"])
-        room = rule.limit - tokens - self.tokenizer.num_special_tokens_to_add(pair=True)
-        if room < 1:
-            return InputError(
-                f"the question has {tokens:,} tokens, and a window of {rule.limit:,} has no room for the text behind "
-                "it; shorten it, or pass max_question_len or a larger max_seq_len"
-            )
-        overlap = rule.overlap or 0
-        if overlap >= room and options.get("doc_stride") is not None:
-            return InputError(
-                f"doc_stride: got {overlap}, and windows have room for {room} tokens of the text beside the question; "
-                "use a smaller one, or a larger max_seq_len"
-            )
-        try:
-            return self._passages([pair], LengthRule(rule.limit, overlap=min(overlap, room // 2)), options)[0]
-        except InputError as error:
-            return error
 
     # ------------------------------------------------------------------ steps two and three
 
@@ -367,6 +345,25 @@ def _read(row: Any, number: int) -> tuple[str, str] | InputError:
         f'row {number}: got {quoted(row)}, wanted {{"question": …, "context": …}} or (question, context), both of them '
         "texts"
     )
+
+
+def _refusal(passage: Passage, overlap: int, rule: LengthRule, options: Mapping[str, Any]) -> str | None:
+    """Why a text cannot be read in these windows; what is to be cut is."""
+    if not any(passage.spans):
+        return "the context has no tokens in it to find an answer in; drop empty texts"
+    if options.get("long") == "truncate":
+        passage.keep_first()
+    if len(passage) > 1 and options.get("long") == "error":
+        return (
+            f'question and text have more than {rule.limit:,} tokens; pass long="window" to read all of it, or '
+            'long="truncate" to cut it'
+        )
+    if len(passage) > 1 and options.get("doc_stride") is not None and overlap != rule.overlap:
+        return (
+            f"doc_stride: got {rule.overlap}, and a window has no more room than that beside this question; use a "
+            "smaller one, or a larger max_seq_len"
+        )
+    return None
 
 
 # ---------------------------------------------------------------------- spans

@@ -164,7 +164,8 @@ class Text2TextGenerationPipeline(Pipeline):
             "max_length": inner.get("max_length"),
             "long": options.get("long"),
         }
-        readable = readable_tokens(self.model.get_encoder())
+        model: Any = self.model
+        readable = readable_tokens(model.get_encoder())
         # The tokenizer's limit is a habit and says where to cut; what the model can read beyond it is not refused.
         cut = given["truncation"] not in (None, False) or given["long"] in ("truncate", "window")
         return LengthRule.from_options(given, readable, self.tokenizer.model_max_length if cut else readable)
@@ -203,7 +204,8 @@ class Text2TextGenerationPipeline(Pipeline):
 
     def _limited(self, plan: Plan) -> GenerationConfig:
         """The settings; an answer whose length nobody said may be shorter, where the model has no room for it."""
-        room = readable_tokens(self.model.get_decoder())
+        model: Any = self.model
+        room = readable_tokens(model.get_decoder())
         return plan.up_to(room) if plan.flexible and self.new_tokens + 1 > room else plan.given
 
     # ------------------------------------------------------------------ step one: texts → ids
@@ -263,34 +265,32 @@ class Text2TextGenerationPipeline(Pipeline):
     # ------------------------------------------------------------------ step two: ids → written tokens
 
     def _forward(self, packed: PackedTokens, **options: Any) -> Sequence[Any]:
-        """What is written for each part, those of a batch together."""
+        """What is written for each part, the start token before it, those of a batch together."""
         assert packed.input_ids is not None
         rows = [ids.tolist() for ids in packed.layout.split(packed.input_ids)]
         plan = self._plan(options)
         writer = self._own(self.runner, options)
         found = continued(writer, rows, self._limited(plan), plan.tools, options.get("streamer"))
         self.last_run.written += sum(len(text.tokens) for texts in found for text in texts)
-        return found
+        before = _start_of(plan)
+        return [[Continuation(before + text.tokens, text.more) for text in texts] for texts in found]
 
     # ------------------------------------------------------------------ step three: written tokens → answer
 
     def postprocess(self, values: list[Any], parts: list[Part], **options: Any) -> Any:
         """Turn what was written into texts, those of a long text's windows joined."""
-        config = self._plan(options).full
-        start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
-        before = start[:1] if isinstance(start, list) else [] if start is None else [start]
         gaps = parts.gaps if isinstance(parts, Source) else [""]
         clean_up = bool(options.get("clean_up_tokenization_spaces"))
         answers = []
         for windows in zip(*values, strict=True):  # the best of each window, then the second best, …
             more = windows[0].more if len(windows) == 1 else {}
             if options.get("return_tensors"):
-                ids = torch.tensor(before + [token for window in windows for token in window.tokens])
+                ids = torch.tensor([token for window in windows for token in window.tokens])
                 answers.append({f"{self.return_name}_token_ids": ids, **more})
                 continue
             texts = [
                 self.tokenizer.decode(
-                    before + window.tokens,
+                    window.tokens,
                     skip_special_tokens=options.get("skip_special_tokens") is not False,
                     clean_up_tokenization_spaces=clean_up,
                 )
@@ -316,7 +316,7 @@ class Text2TextGenerationPipeline(Pipeline):
         method = str(plan.full.get_generation_mode(plan.tools.get("assistant_model"))).replace("_", " ")
         return {
             "shapes": f"{len(ids)} tokens read → {step.logits.shape[-1]:,} scores for the next word, "
-            f"{len(first.tokens)} times",
+            f"{len(first.tokens) - len(_start_of(plan))} times",
             "outputs": [(name, [score]) for name, score in zip(names, best.values.tolist(), strict=True)],
             "function": f"Decoding: {method}; chances of the same words as the first",
             "scores": [(name, [chance]) for name, chance in zip(names, chances, strict=True)],
@@ -393,6 +393,13 @@ class TranslationPipeline(Text2TextGenerationPipeline):
                     inputs = tokenizer._build_translation_inputs("", **languages)
                 options = {**options, "forced_bos_token_id": inputs["forced_bos_token_id"]}
         return super()._plan(options)
+
+
+def _start_of(plan: Plan) -> list[int]:
+    """What stands before the words that are written."""
+    start, begin = plan.full.decoder_start_token_id, plan.full.bos_token_id
+    first = begin if start is None else start
+    return [] if first is None else list(first[:1]) if isinstance(first, list) else [first]
 
 
 def _part(ids: list[int]) -> Part:

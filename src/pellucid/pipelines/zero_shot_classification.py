@@ -37,17 +37,15 @@ TEMPLATE = "This example is {}."
 
 
 class ZeroShotOptions(CallOptions, total=False):
-    """What a zero-shot classification pipeline can be told.
+    """What a zero-shot classification pipeline can be told beside its `candidate_labels`.
 
     Attributes:
-        candidate_labels: the labels, in a list or separated by commas; needed, here or when the pipeline is made.
         hypothesis_template: the text that a label becomes, with `{}` where the label stands; default
             `"This example is {}."`.
         multi_label: `True` scores each label for itself, as several may fit: how surely it follows rather than
             contradicts. Default: the scores of a text's labels add up to 1.
     """
 
-    candidate_labels: str | Sequence[str] | None
     hypothesis_template: str
     multi_label: bool
 
@@ -97,7 +95,7 @@ class ZeroShotClassificationPipeline(Pipeline):
 
         Args:
             sequences: a text; a list of them; anything else that yields them; or the `pathlib.Path` of a file of lines.
-            candidate_labels: the labels, in a list or separated by commas.
+            candidate_labels: the labels, in a list or separated by commas; needed, here or when the pipeline is made.
             options: see `ZeroShotOptions` and `CallOptions`.
 
         Returns:
@@ -108,12 +106,18 @@ class ZeroShotClassificationPipeline(Pipeline):
             InputError: a row or an option cannot be used, or there are no labels.
             UnknownArgumentError: an option does not exist.
         """
+        given: dict[str, Any] = {**options}
         if candidate_labels is not None:
-            options["candidate_labels"] = candidate_labels
-        self._labels(self.merge(options))
-        return self.answer(sequences, options)
+            given["candidate_labels"] = candidate_labels
+        self._labels(self.merge(given))
+        return self.answer(sequences, given)
 
     # ------------------------------------------------------------------ options
+
+    @classmethod
+    def known_options(cls) -> frozenset[str]:
+        """Names of everything that a call can be told."""
+        return super().known_options() | {"candidate_labels"}
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise `InputError` for an option's value that cannot be used."""

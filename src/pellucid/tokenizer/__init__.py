@@ -35,8 +35,7 @@ from pellucid.tokenizer.byte_level import (
     RobertaTokenizer,
     RobertaTokenizerFast,
 )
-from pellucid.tokenizer.files import TokenizerFiles
-from pellucid.tokenizer.gguf import find_tokenizer
+from pellucid.tokenizer.files import TokenizerFiles, find_tokenizer
 from pellucid.tokenizer.languages import (
     M2M100Tokenizer,
     MBart50Tokenizer,
@@ -253,7 +252,7 @@ class AutoTokenizer:
             known = sorted(cls.model_types)
             near = did_you_mean(tokenizer_type, known)
             raise InputError(f"tokenizer_type: got {tokenizer_type!r}, wanted one of {known}{near}")
-        known_options = frozenset().union(*(one._options() for one in cls.classes.values()))
+        known_options = frozenset().union(*(one._options() for one in cls.classes.values())) if options else frozenset()
         if unknown := options.keys() - known_options:
             loading = inspect.signature(cls.from_pretrained).parameters.keys() - {"options"}
             reject_unknown("AutoTokenizer.from_pretrained", unknown, known_options | loading)

@@ -21,12 +21,12 @@ from pellucid.tokenizer.files import (
     TokenizerFiles,
     added_tokens_from_file,
     build,
+    find_tokenizer,
     logger,
     read_tokenizer_json,
     save_vocabulary,
     token_from_file,
 )
-from pellucid.tokenizer.gguf import find_tokenizer
 from pellucid.tokenizer.training import train
 from pellucid.tokenizer.vocabulary import TOKEN_NAMES, check_tokens
 

@@ -47,6 +47,23 @@ class TokenizerFiles:
     """The tokenizer itself, where one file holds all of it."""
 
 
+def find_tokenizer(name_or_path: str | PathLike[str], *, gguf_file: str | None, **where: Any) -> TokenizerFiles:
+    """What a folder, a repository or a file says about its tokenizer, be it GGUF or not.
+
+    Args:
+        name_or_path: folder, file, or name on the Hub.
+        gguf_file: name of a GGUF file there to take it from.
+        where: keywords of `hub.resolve_file`.
+    """
+    if gguf_file is not None or str(name_or_path).endswith(".gguf"):
+        from pellucid.gguf import find_gguf
+        from pellucid.tokenizer.gguf import read_tokenizer
+
+        if (path := find_gguf(name_or_path, gguf_file, **where)) is not None:
+            return read_tokenizer(path, str(name_or_path))
+    return find_files(name_or_path, **where)
+
+
 def find_files(
     name_or_path: str | PathLike[str],
     *,

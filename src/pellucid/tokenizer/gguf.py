@@ -8,16 +8,16 @@ a name that is not in `SPLITS` is refused, since another rule would give other t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from pellucid.errors import FileError
 from pellucid.files import quoted
-from pellucid.gguf import GgufFile, find_gguf, read_gguf
+from pellucid.gguf import GgufFile, read_gguf
 from pellucid.tokenizer import sentencepiece
-from pellucid.tokenizer.files import CHAT_TEMPLATE_LIMIT, TokenizerFiles, find_files, word_piece
+from pellucid.tokenizer.files import CHAT_TEMPLATE_LIMIT, TokenizerFiles, word_piece
 from pellucid.tokenizer.sentencepiece import BYTE, CONTROL, NORMAL, PIECE_LENGTH, PIECE_LIMIT, SPACE, USER_DEFINED
 
 TEXT_LIMIT = 8_000_000
@@ -38,21 +38,13 @@ _PHI3_KEEPING_SPACES = ("<unk>", "<s>", "<|endoftext|>")
 """Phi-3's other special tokens take the white space behind them along, which the format has no key for."""
 
 
-def find_tokenizer(name_or_path: str | PathLike[str], *, gguf_file: str | None, **where: Any) -> TokenizerFiles:
-    """What a folder, a repository or a file says about its tokenizer, be it GGUF or not.
-
-    Args:
-        name_or_path: folder, file, or name on the Hub.
-        gguf_file: name of a GGUF file there to take it from.
-        where: keywords of `hub.resolve_file`.
-    """
-    if (path := find_gguf(name_or_path, gguf_file, **where)) is None:
-        return find_files(name_or_path, **where)
+def read_tokenizer(path: Path, source: str) -> TokenizerFiles:
+    """What a GGUF file says about its tokenizer; `source` is the name it goes by in messages."""
     vocabulary = _Vocabulary(read_gguf(path))
     make = _MAKERS.get(vocabulary.kind)
     if make is None:
         raise vocabulary.file.refuse(f"{_GGML}model", f"one of {sorted(_MAKERS)}")
-    found = TokenizerFiles(str(name_or_path), class_name="PreTrainedTokenizerFast")
+    found = TokenizerFiles(source, class_name="PreTrainedTokenizerFast")
     found.config = vocabulary.options()
     found.backend = make(vocabulary, found)
     found.backend.add_special_tokens(vocabulary.added(CONTROL))
