@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from cli_cases import caller, complaint, json_lines
 from pellucid import (
     AutoModelForMaskedLM,
     BartConfig,
@@ -226,6 +227,19 @@ def test_the_steps_show_the_best_words(filler: FillMaskPipeline) -> None:
     assert [score for _, (score,) in steps.scores] == pytest.approx([each["score"] for each in answer])
     assert steps.outputs[0][1][0] == max(logit for _, (logit,) in steps.outputs)
     assert "logits for each mask" in str(steps)
+
+
+def test_the_command_fills_masks(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, model = caller(capsys, monkeypatch), str(folders["cased"])
+    words = ["run", "fill-mask", "--model", model, "--targets", "London, Ada"]
+    answers = pipeline("fill-mask", model)(MASKED[0], targets=["London", "Ada"])
+    lines = [line.split(maxsplit=2) for line in call(*words, MASKED[0]).out.splitlines()]
+    assert lines == [[each["token_str"], f"{each['score']:.4f}", each["sequence"]] for each in answers]
+    close(json_lines(call(*words, "--json", MASKED[0]).out), [{"text": MASKED[0], "words": answers}])
+    assert len(call(*words, SEVERAL).out.splitlines()) == 6
+    assert "there is no [MASK]" in complaint(call(*words, "none"))
 
 
 def test_the_form_of_the_field_s_tutorials(folders: dict[str, Path]) -> None:

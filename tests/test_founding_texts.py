@@ -105,6 +105,26 @@ def test_creating_and_loading_a_transformer(capsys: pytest.CaptureFixture[str], 
     assert output.pooler_output.shape == (3, 768)
 
 
+@pytest.mark.parametrize(
+    ("head", "task"),
+    [
+        ("Model", "feature-extraction"),
+        ("ModelForMaskedLM", "fill-mask"),
+        ("ModelForQuestionAnswering", "question-answering"),
+        ("ModelForSequenceClassification", "text-classification"),
+        ("ModelForTokenClassification", "token-classification"),
+    ],
+)
+def test_the_heads_that_the_course_lists_lead_to_their_pipelines(head: str, task: str) -> None:
+    config = transformers.DistilBertConfig(n_layers=1, dim=32, n_heads=2, hidden_dim=32)
+    model = getattr(transformers, f"Auto{head}").from_config(config)
+    pipe = transformers.pipeline(model=model, tokenizer=CHECKPOINT)
+    assert pipe.task == task
+    text = "I've been waiting for a [MASK] course my whole life."
+    answer = pipe("What for?", text) if task == "question-answering" else pipe(text)
+    assert len(answer) > 0
+
+
 def test_the_second_load_downloads_nothing_and_offline_asks_nothing(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from cli_cases import caller, complaint, json_lines
 from pellucid import (
     AutoModelForQuestionAnswering,
     BartConfig,
@@ -438,6 +439,31 @@ def test_the_steps_show_tokens_and_answers(answerer: QuestionAnsweringPipeline) 
         assert max(map(len, str(steps).splitlines())) <= 80
     with pytest.raises(InputError, match="row 0: got 'alone'"):
         answerer.steps("alone")
+
+
+def test_the_command_asks_each_text(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    call, model = caller(capsys, monkeypatch), str(folders["cased"])
+    words = ["run", "question-answering", "--model", model]
+    asked = [*words, "--question", QUESTION]
+    answers = [pipeline("question-answering", model)(QUESTION, text) for text in CONTEXTS[:2]]
+    lines = [line.split(maxsplit=3) for line in call(*asked, *CONTEXTS[:2]).out.splitlines()]
+    assert lines == [
+        ["answer", f"{each['score']:.4f}", f"{each['start']}–{each['end']}", each["answer"]] for each in answers
+    ]
+    row = {"question": QUESTION, "context": CONTEXTS[0]}
+    close(json_lines(call(*asked, "--json", CONTEXTS[0]).out), [{**row, **answers[0]}])
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({**row, "id": 7}) + "\n", encoding="utf-8")
+    close(json_lines(call(*words, "--json", "--file", str(file)).out), [{**row, **answers[0]}])
+    (several,) = json_lines(call(*asked, "--json", "--top-k", "2", CONTEXTS[0]).out)
+    assert len(several["answers"]) == 2
+    assert "London" in call(*asked, "--steps", CONTEXTS[0]).out
+    assert "--question: missing" in complaint(call(*words, "x"), code=2)
+    assert "'all' is for labels" in complaint(call(*asked, "--top-k", "all", "x"), code=2)
+    wrong = call("run", "ner", "--question", "x", "y", "--model", model)
+    assert "it is for question-answering" in complaint(wrong, code=2)
 
 
 def test_the_form_of_the_field_s_tutorials(folders: dict[str, Path]) -> None:

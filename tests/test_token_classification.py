@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+from cli_cases import caller, complaint, json_lines
 from pellucid import AutoModelForTokenClassification, InputError, UnknownArgumentError, pipeline
 from pellucid.pipelines.token_classification import TokenClassificationPipeline, longest, neighbours
 from pipeline_cases import close
@@ -288,6 +289,24 @@ def test_the_steps_show_a_label_for_each_piece(tagger: TokenClassificationPipeli
     assert [value for _, (value,) in short.outputs] == pytest.approx(logits.amax(-1).tolist(), abs=1e-5)
     assert [value for _, (value,) in short.scores] == pytest.approx(logits.softmax(-1).amax(-1).tolist(), abs=1e-5)
     assert max(map(len, str(short).splitlines())) <= 80 and " → " in short.outputs[1][0]
+
+
+def test_the_command_names_what_it_has_found(
+    folders: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, model = caller(capsys, monkeypatch), str(folders["cased"])
+    words = ["run", "ner", "--model", model, "--aggregation-strategy", "simple"]
+    entities = pipeline("ner", model)("Ada in London", aggregation_strategy="simple")
+    lines = call(*words, "Ada in London", "").out.splitlines()
+    assert len(lines) == len(entities) + 1 and lines[-1] == "none"
+    for line, entity in zip(lines, entities, strict=False):
+        part = "Ada in London"[entity["start"] : entity["end"]]
+        assert line.split(maxsplit=3) == [
+            entity["entity_group"], f"{entity['score']:.4f}", f"{entity['start']}–{entity['end']}", part
+        ]  # fmt: skip
+    close(json_lines(call(*words, "--json", "Ada in London").out), [{"text": "Ada in London", "entities": entities}])
+    assert json_lines(call(*words, "--json", "").out) == [{"text": "", "entities": []}]
+    assert "--aggregation-strategy: got 'smple'" in complaint(call(*words[:-1], "smple", "x"), code=2)
 
 
 def test_the_form_of_the_field_s_tutorials(folders: dict[str, Path]) -> None:

@@ -22,6 +22,7 @@ from pellucid import (
 )
 from pellucid.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
 from pipeline_cases import MINILM, TEXTS, close, make_checkpoint
+from seq2seq_cases import make_seq2seq
 
 transformers.logging.set_verbosity_error()
 LABELS = ["urgent", "not urgent at all", "phone", "naïve 🙂"]
@@ -90,6 +91,27 @@ def test_a_bart_classifies_texts_as_in_the_reference(folders: dict[str, Path]) -
     reference = transformers.pipeline("text-classification", str(folders["bart"]), top_k=None)
     reference.tokenizer.model_input_names = ["input_ids", "attention_mask"]
     close(pipeline("text-classification", folders["bart"], top_k=None)(TEXTS), reference(TEXTS))
+
+
+def test_the_end_of_a_text_need_not_be_its_last_token(tmp_path: Path) -> None:
+    pipe = pipeline("text-classification", make_mbart(tmp_path / "mbart"), top_k=None, function_to_apply="none")
+    assert pipe.tokenizer.convert_ids_to_tokens(pipe.tokenizer("a")["input_ids"])[-2:] == ["</s>", "en_XX"]
+    reference = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "mbart").eval()
+    texts = ["The quick brown fox.", "I", "Hello world, this is a test!"]
+    for text, answer in zip(texts, pipe(texts), strict=True):
+        with torch.no_grad():
+            logits = reference(torch.tensor([pipe.tokenizer(text)["input_ids"]])).logits[0]
+        assert [item["score"] for item in answer] == pytest.approx(sorted(logits.tolist(), reverse=True), abs=2e-5)
+
+
+def make_mbart(folder: Path) -> Path:
+    make_seq2seq(folder, "mbart")
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.classification_head.parameters():
+            parameter.normal_(0.0, 0.3)
+    model.save_pretrained(folder)
+    return folder
 
 
 def test_scores_are_sorted_and_add_up(pipe: ZeroShotClassificationPipeline) -> None:

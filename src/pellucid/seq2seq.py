@@ -250,14 +250,20 @@ class TextClassification(EncoderDecoderHead):
             inputs_embeds, decoder_inputs_embeds, False if labels is not None else use_cache, output_attentions,
             output_hidden_states, packed, packed_source,
         )  # fmt: skip
-        logits = self.classification_head(self.end_of_text(both, input_ids))  # [B, H] → [B, C]
+        logits = self.classification_head(self.end_of_text(both, input_ids, packed_source))  # [B, H] → [B, C]
         loss = ops.classification_loss(logits, labels, self.config)
         return body.finish_both(outputs.Seq2SeqSequenceClassifierOutput(loss, logits), both, return_dict)
 
-    def end_of_text(self, both: Both, input_ids: Ids) -> Tensor:
+    def end_of_text(self, both: Both, input_ids: Ids, packed_source: PackedTokens | None = None) -> Tensor:
         """`[T, H]` → `[B, H]`: the decoder's state where the source has its last end-of-text token."""
         layout, hidden = both.tokens.layout, both.decoded.last_hidden_state
         assert hidden is not None
+        if input_ids is None and packed_source is not None and packed_source.input_ids is not None:
+            texts = packed_source.layout.split(packed_source.input_ids)
+            found = [ids.eq(self.config.eos_token_id).nonzero() for ids in texts]  # type: ignore[arg-type]
+            if all(len(places) for places in found):
+                rows = zip(layout.split(hidden), found, strict=True)
+                return torch.stack([states[int(places[-1])] for states, places in rows])
         if input_ids is None:
             return layout.last(hidden)[:, 0]
         ends = input_ids.eq(self.config.eos_token_id)  # type: ignore[arg-type]

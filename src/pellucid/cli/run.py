@@ -29,6 +29,8 @@ EXAMPLES = {
     "sentiment-analysis": '"What a lovely day!"',
     "text-classification": '--top-k all "It was neither good nor bad."',
     "text-generation": '--model openai-community/gpt2 "Once upon a time"',
+    "rerank": "--file queries.jsonl --json",
+    "sentence-similarity": "--file sentences.jsonl --json",
     "summarization": "--long window --file articles.txt",
     "text2text-generation": '--model google-t5/t5-small "translate English to German: How are you?"',
     "translation": '--model Helsinki-NLP/opus-mt-en-fr "How are you?"',
@@ -54,8 +56,11 @@ OPTIONS = (
 )  # fmt: skip
 """Arguments that go to the pipeline when they are given."""
 ALL = 0  # labels
-LISTED = {"token-classification": "entities", "question-answering": "answers", "fill-mask": "words"}
-"""Task whose answer is about parts of the text → name of the list of these answers as JSON."""
+LISTED = {
+    "fill-mask": "words", "question-answering": "answers", "rerank": "documents",
+    "sentence-similarity": "similarities", "token-classification": "entities",
+}  # fmt: skip
+"""Task whose answer is about parts of what was given → name of the list of these answers as JSON."""
 SHOWN_NUMBERS = 4  # of a vector
 
 
@@ -118,7 +123,11 @@ def run(args: argparse.Namespace) -> int:
         near = did_you_mean(args.task, KNOWN_TASKS) or f"; tasks are {', '.join(KNOWN_TASKS)}"
         raise UsageError(f"there is no task {args.task!r}{near} (see 'pellucid run --help')")
     task = pipelines.plain_name(args.task)
-    fields = ("question", "context") if task == "question-answering" else ("text", "text_pair")
+    own_fields = {
+        "question-answering": ("question", "context"), "rerank": ("query", "documents"),
+        "sentence-similarity": ("source_sentence", "sentences"),
+    }  # fmt: skip
+    fields = own_fields.get(task, ("text", "text_pair"))
     rows = _asked(given(args.texts, args.file, example(args.task), fields), args)
     options = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
     if options.get("top_k") == ALL:
@@ -260,6 +269,10 @@ def _parts(name: str, row: Any, answer: Any) -> list[str]:
     if name == "fill-mask":
         masks = answers if answers and isinstance(answers[0], list) else [answers]
         rows = [[each["token_str"], _score(each), each["sequence"]] for answers in masks for each in answers]
+    elif name == "rerank":
+        rows = [[_score(each), each["text"]] for each in answers]
+    elif name == "sentence-similarity":
+        rows = [[f"{score:.4f}", text] for score, text in zip(answer, row["sentences"], strict=True)]
     else:
         text = row["context"] if isinstance(row, Mapping) else row
         rows = []

@@ -212,7 +212,9 @@ def _abilities(config: PretrainedConfig, files: list[Path], name: str) -> list[s
         if (named or head not in SHARED_NAMES) and _fits(model_class, config, files):
             task = HEAD_TASKS.get(head)
             model = "" if name == str(EMBEDDED) else f" --model {name}"
-            able.append((f"AutoModel{head.removeprefix('Model')}", f"pellucid run {task}{model} TEXT" if task else ""))
+            asked = ' --question "…"' if task == "question-answering" else ""
+            call = f"pellucid run {task}{model}{asked} TEXT" if task else ""
+            able.append((f"AutoModel{head.removeprefix('Model')}", call))
         else:
             rest.append(head)
     found = terminal.table([(auto, terminal.clean(call)) for auto, call in able]) if able else []

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pellucid.pipelines.fill_mask import FillMaskPipeline
     from pellucid.pipelines.question_answering import QuestionAnsweringPipeline
     from pellucid.pipelines.rerank import RerankPipeline
+    from pellucid.pipelines.sentence_similarity import SentenceSimilarityPipeline
     from pellucid.pipelines.text2text import SummarizationPipeline, Text2TextGenerationPipeline, TranslationPipeline
     from pellucid.pipelines.text_classification import TextClassificationPipeline
     from pellucid.pipelines.text_generation import TextGenerationPipeline
@@ -49,6 +50,7 @@ TASKS = {
     "text-classification": "TextClassificationPipeline",
     "text-generation": "TextGenerationPipeline",
     "rerank": "RerankPipeline",
+    "sentence-similarity": "SentenceSimilarityPipeline",
     "summarization": "SummarizationPipeline",
     "text2text-generation": "Text2TextGenerationPipeline",
     "translation": "TranslationPipeline",
@@ -151,6 +153,12 @@ def pipeline(
 ) -> Text2TextGenerationPipeline: ...
 @overload
 def pipeline(
+    task: Literal["sentence-similarity"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> SentenceSimilarityPipeline: ...
+@overload
+def pipeline(
     task: Literal["rerank"],
     model: str | PathLike[str] | PreTrainedModel | None = None,
     **options: Any,
@@ -181,8 +189,8 @@ def pipeline(
     """Make a pipeline: a tokenizer, a model and what a task does with them.
 
     Args:
-        task: `"text-classification"` (or `"sentiment-analysis"`), `"text-generation"` or
-            `"feature-extraction"`; `None` follows the model.
+        task: one of the names in `TASKS` and `ALIASES`, such as `"sentiment-analysis"` or `"summarization"`, or
+            `"translation_en_to_fr"` for any two languages; `None` follows the model.
         model: a folder, a name on the Hub, or a model; `None` takes the task's default, which for text classification
             ships inside the package and needs no network.
         config: a configuration, or where to read it, in place of the checkpoint's own.

@@ -14,7 +14,7 @@ merged as Transformers does it: each window has entities of its own, and of thos
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Unpack
 
 import torch
@@ -89,14 +89,15 @@ class Marked(list[Part]):
         super().__init__(parts)
         self.pieces = pieces
 
-    def of_window(self, number: int) -> list[Piece | None]:
-        """The pieces of a window, one for each of its tokens; those around the text are markers in all windows."""
-        part, own = self[number], [stop - start for start, stop in (part.own for part in self)]
+    def by_window(self) -> Iterator[list[Piece | None]]:
+        """The pieces of each window, one for each of its tokens; those around the text are markers in all windows."""
         before = next(place for place, piece in enumerate(self.pieces) if piece is not None)
         after = next(place for place, piece in enumerate(reversed(self.pieces)) if piece is not None)
-        shift = sum(own[:number]) - part.own[0]
-        inside = range(before, len(part.ids) - after)
-        return [self.pieces[place + shift] if place in inside else None for place in range(len(part.ids))]
+        passed = 0
+        for part in self:
+            shift, inside = passed - part.own[0], range(before, len(part.ids) - after)
+            yield [self.pieces[place + shift] if place in inside else None for place in range(len(part.ids))]
+            passed += part.own[1] - part.own[0]
 
 
 class TokenClassificationPipeline(Pipeline):
@@ -237,8 +238,8 @@ class TokenClassificationPipeline(Pipeline):
         by_window = options.get("stride") is not None and options.get("long") is None and strategy != "none"
         if by_window and len(parts) > 1:
             found = []
-            for number, value in enumerate(values):
-                found += self._answers(value, parts.of_window(number), strategy, options)
+            for value, pieces in zip(values, parts.by_window(), strict=True):
+                found += self._answers(value, pieces, strategy, options)
             return longest(found)
         return self._answers(_own(values, parts), parts.pieces, strategy, options)
 
