@@ -541,7 +541,6 @@ def test_marian_with_a_vocabulary_for_each_language(marian: Path, tmp_path: Path
 
 
 def test_marian_is_the_reference(marian: Path, transformers: Any) -> None:
-    pytest.importorskip("sentencepiece")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = transformers.MarianTokenizer.from_pretrained(str(marian))
