@@ -148,11 +148,20 @@ class Terminal:
             os.execv(sys.executable, [sys.executable, "-m", "pellucid", *words])
         self.seen = ""
 
-    def wait_for(self, pattern: str) -> str:
-        """Read until the pattern stands on the screen; what came before it and with it."""
-        until = time.monotonic() + 60
+    def wait_for(self, pattern: str, interrupting: bool = False) -> str:
+        """Read until the pattern stands on the screen; what came before it and with it.
+
+        An interrupt in the moment before a line is waited for is only seen with the next key, so with `interrupting`
+        there is one every few seconds, as from somebody who presses Ctrl-C again.
+        """
+        start = time.monotonic()
+        pressed = 0
         while not (found := re.search(pattern, self.seen)):
-            assert time.monotonic() < until, self.seen
+            waited = time.monotonic() - start
+            assert waited < 120, self.seen
+            if interrupting and waited >= 5 * pressed:
+                self.interrupt()
+                pressed += 1
             if select.select([self.screen], [], [], 1)[0]:
                 self.seen += os.read(self.screen, 65536).decode(errors="replace")
         before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
@@ -177,10 +186,8 @@ def test_in_a_terminal_an_interrupt_stops_the_answer_and_not_the_program(tmp_pat
     terminal.wait_for("> ")
     terminal.type("Hello\n")
     terminal.wait_for("Hello\r\n.{20}")
-    terminal.interrupt()
-    terminal.wait_for(r"stopped, [\d,]+ tokens, [\d,.]+ tokens/s\r\n(.*)> ")
-    terminal.interrupt()
-    terminal.wait_for("Ctrl-D or /exit leaves\r\n(.*)> ")
+    terminal.wait_for(r"stopped, [\d,]+ tokens, [\d,.]+ tokens/s\r\n(.*)> ", interrupting=True)
+    terminal.wait_for("Ctrl-D or /exit leaves\r\n(.*)> ", interrupting=True)
     terminal.type(f"/save {tmp_path / 'chat.json'}\n")
     terminal.wait_for("2 messages are in .*\r\n(.*)> ")
     terminal.type("\x04")
