@@ -100,7 +100,7 @@ class GrowingMemory(Memory):
 
     def store(self, key: Tensor, value: Tensor, layout: Layout) -> None:
         """Each token goes to its place in its row."""
-        needed = _needed(layout)
+        needed = max([0, *layout.totals()])
         if self.keys is None or self.values is None or self.keys.shape[2] < needed:
             places = self.capacity(needed)
             self.keys = _room(self.keys, key, layout.batch, places)
@@ -157,12 +157,18 @@ class SlidingMemory(Memory):
         """The last tokens of each row go to their slots in the ring."""
         self.keys = _room(self.keys, key, layout.batch, self.size) if self.keys is None else self.keys
         self.values = _room(self.values, value, layout.batch, self.size) if self.values is None else self.values
-        row, place = layout.places(key.device)
-        lengths = torch.tensor(_totals(layout), device=key.device)
-        kept = place >= lengths[row] - self.size  # of a long text only the end stays
-        row, slot = row[kept], place[kept] % self.size
+        kept, row, slot = self._slots(layout, key.device)
         self.keys = _put(self.keys, row, slot, key[kept])
         self.values = _put(self.values, row, slot, value[kept])
+
+    def _slots(self, layout: Layout, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Which tokens `[T]` stay, of a long text only the end, and row and slot of those."""
+        plan = ("slots", self.size, device)
+        if plan not in layout.plans:
+            row, place = layout.places(device)
+            kept = place >= torch.tensor(layout.totals(), device=device)[row] - self.size
+            layout.plans[plan] = kept, row[kept], place[kept] % self.size
+        return layout.plans[plan]  # type: ignore[no-any-return]
 
     def look(self, key: Tensor, value: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """The ring as it was, and after it the new tokens: `[B, N, size + S, D]` each; then store them."""
@@ -171,7 +177,7 @@ class SlidingMemory(Memory):
         fresh_key = _room(None, key, layout.batch, layout.width)
         fresh_value = _room(None, value, layout.batch, layout.width)
         row, place = layout.places(key.device)
-        slot = place if layout.past is None else place - torch.tensor(layout.past, device=key.device)[row]
+        slot = place - layout.before(key.device)
         keys = torch.cat([self.keys, _put(fresh_key, row, slot, key)], dim=2)
         values = torch.cat([self.values, _put(fresh_value, row, slot, value)], dim=2)
         self.store(key, value, layout)
@@ -256,18 +262,6 @@ class CrossMemory(Memory):
 
 
 # ---------------------------------------------------------------------- places
-
-
-def _totals(layout: Layout) -> list[int]:
-    """Tokens of each row, `[B]`, those of this layout included."""
-    past = [0] * layout.batch if layout.past is None else layout.past
-    return [before + new for before, new in zip(past, layout.lengths(), strict=True)]
-
-
-def _needed(layout: Layout) -> int:
-    if "needed" not in layout.plans:
-        layout.plans["needed"] = max(_totals(layout), default=0)
-    return layout.plans["needed"]  # type: ignore[no-any-return]
 
 
 def _is_even(layout: Layout) -> bool:
@@ -393,7 +387,7 @@ class Cache:
 
     def advance(self, layout: Layout) -> None:
         """Count the tokens of a layout as remembered, after all layers have stored them."""
-        self.lengths = _totals(layout)
+        self.lengths = list(layout.totals())
         self._columns += layout.width
 
     @strict

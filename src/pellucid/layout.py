@@ -226,7 +226,7 @@ class Layout:
         made = hidden.new_zeros(self.batch, count, hidden.shape[-1])
         row, place = self.places(hidden.device)
         ends = torch.tensor(self.lengths(), device=hidden.device)  # [B]
-        back = ends[row] - 1 - (place if self.past is None else place - torch.tensor(self.past, device=row.device)[row])
+        back = ends[row] - 1 - (place - self.before(row.device))
         kept = back < count  # tokens that are among the last `count` of their sequence
         return made.index_put((row[kept], count - 1 - back[kept]), hidden[kept])
 
@@ -245,6 +245,21 @@ class Layout:
         for row, size in zip(range(self.batch) if self.rows is None else self.rows, sizes, strict=False):
             found[row] = size
         return found
+
+    def totals(self) -> list[int]:
+        """How many tokens each row has, cached ones counted, `[B]`."""
+        if "totals" not in self.plans:
+            past = [0] * self.batch if self.past is None else self.past
+            self.plans["totals"] = [before + new for before, new in zip(past, self.lengths(), strict=True)]
+        return self.plans["totals"]  # type: ignore[no-any-return]
+
+    def before(self, device: torch.device) -> Tensor:
+        """`[T]`: how many cached tokens of its row stand before each token's text."""
+        plan = ("before", device)
+        if plan not in self.plans:
+            past = torch.tensor([0] * self.batch if self.past is None else self.past, device=device)
+            self.plans[plan] = past[self.places(device)[0]]
+        return self.plans[plan]  # type: ignore[no-any-return]
 
     def places(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Row `[T]` of the batch that each packed token is in, and place `[T]` in that row, cached tokens counted."""
@@ -286,7 +301,7 @@ class Layout:
         """How many positions a model needs: one more than the highest of `positions`."""
         if self.padded or self.past is None:
             return self.offset + self.width
-        return max(map(sum, zip(self.past, self.lengths(), strict=True)), default=0)
+        return max(self.totals(), default=0)
 
     def unpack_maps(self, layers: tuple[tuple[Tensor, ...], ...] | None) -> tuple[Tensor, ...] | None:
         """Attention weights of each layer, run by run `[count, N, length, length]`, → `[B, N, S, S]` a layer."""
@@ -332,15 +347,14 @@ class Layout:
 
     def _unpack_cached_map(self, blocks: tuple[Tensor, ...]) -> Tensor:
         """`[B, N, S, keys]`; on the last axis stand each row's own tokens from its first on, and then zeros."""
-        assert self.past is not None
-        sizes = [before + length for before, length in zip(self.past, self.lengths(), strict=True)]
+        longest = max(self.totals())
         heads = blocks[0].shape[1] if blocks else 0
         packed = []
         for block in blocks:
             flat = block.transpose(1, 2).flatten(0, 1)  # [count * length, N, keys]
-            packed.append(F.pad(flat, (0, max(sizes) - flat.shape[-1])))
+            packed.append(F.pad(flat, (0, longest - flat.shape[-1])))
         if not packed:
-            return torch.zeros(self.batch, heads, self.width, max(sizes))
+            return torch.zeros(self.batch, heads, self.width, longest)
         return self._side_by_side(torch.cat(packed)).transpose(1, 2)
 
     def _side_by_side(self, values: Tensor) -> Tensor:
@@ -348,8 +362,7 @@ class Layout:
         if self.padded:
             return self.unpack(values)
         row, place = self.places(values.device)
-        if self.past is not None:
-            place = place - torch.tensor(self.past, device=place.device)[row]
+        place = place - self.before(place.device)
         return values.new_zeros(self.batch, self.width, *values.shape[1:]).index_put((row, place), values)
 
 
@@ -398,9 +411,7 @@ def count_packed(tokens: PackedTokens, padding: int, limit: int, device: torch.d
         return layout.positions(device) + padding + 1
     rows = [ids.narrow(0, start, count * length).view(count, length) for start, count, length in layout.runs]
     places = torch.cat([ids[:0], *(count_real(row, padding, limit).flatten() for row in rows)])
-    if layout.past is None:
-        return places
-    return places + torch.tensor(layout.past, device=device)[layout.places(device)[0]] * (ids != padding)
+    return places if layout.past is None else places + layout.before(device) * (ids != padding)
 
 
 class PackedTokens(NamedTuple):

@@ -329,9 +329,7 @@ class Rotary(nn.Module):
 
     def _speeds_by_length(self, layout: Layout, device: torch.device) -> Tensor:
         """`[T, D]`: each text by its own length, so that it gives the same answer alone and in any batch."""
-        past = [0] * layout.batch if layout.past is None else layout.past
-        lengths = [before + new for before, new in zip(past, layout.lengths(), strict=True)]
-        made = [rotary_speeds(self.settings, self.size, self.max_positions, length) for length in lengths]
+        made = [rotary_speeds(self.settings, self.size, self.max_positions, length) for length in layout.totals()]
         self.factor = made[0][1]
         return torch.stack([torch.cat([-speeds, speeds]) for speeds, _ in made]).to(device)[layout.places(device)[0]]
 

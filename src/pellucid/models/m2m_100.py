@@ -70,8 +70,7 @@ class M2M100Positions(nn.Module):
             real = ids != self.padding
             runs = [real.narrow(0, start, count * length).view(count, length) for start, count, length in layout.runs]
             count = torch.cat([ids[:0], *(run.cumsum(dim=1).flatten() for run in runs)])
-            if layout.past is not None:
-                count = count + torch.tensor(layout.past, device=ids.device)[layout.places(ids.device)[0]]
+            count = count + layout.before(ids.device)
         half = self.size // 2
         speeds = torch.exp(torch.arange(half, device=words.device) * -(math.log(10000) / (half - 1)))
         angles = (count + self.padding).float()[:, None] * speeds  # [T, H / 2]

@@ -68,9 +68,7 @@ class OPTPositions(nn.Embedding):
     def forward(self, tokens: PackedTokens) -> Tensor:  # type: ignore[override]  # not of ids
         layout, positions = tokens.layout, tokens.position_ids
         if positions is None:  # padding is not counted, so it need not fit
-            past = layout.past or [0] * layout.batch
-            longest = max([0, *(before + new for before, new in zip(past, layout.lengths(), strict=True))])
-            ops.check_length(longest, self.num_embeddings - self.offset)
+            ops.check_length(max([0, *layout.totals()]), self.num_embeddings - self.offset)
             positions = layout.ranks(self.weight.device)
         return super().forward(positions + self.offset)
 
