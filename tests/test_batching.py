@@ -98,7 +98,8 @@ def test_every_variant_with_long_prompts(stem: str) -> None:
         if getattr(model.config, "use_bidirectional_attention", False):
             continue
         model.generation_config = GenerationConfig()
-        prompts = prompts_of(8, 26, seed=variant)
+        most = 26 if "dynamic" in str(model.config.rope_parameters) else min(26, model.config.max_position_embeddings)
+        prompts = prompts_of(8, most, seed=variant)
         wanted = [alone(model, prompt, max_new_tokens=NEW) for prompt in prompts]
         for limits in ({}, {"step_tokens": 6}, {"max_tokens": 64}):
             found = answers(generate_many(model, prompts, max_new_tokens=NEW, **limits))

@@ -12,7 +12,7 @@ import transformers
 
 import test_parity
 from architectures import MODULES, PAD, Case
-from pellucid import InputError, UnknownArgumentError
+from pellucid import InputError, LlamaConfig, LlamaForCausalLM, UnknownArgumentError
 from pellucid.generation.config import GenerationConfig
 
 transformers.logging.set_verbosity_error()
@@ -227,3 +227,17 @@ def test_processors_know_whose_row_they_change() -> None:
         )
         for row, new in enumerate(answer[:, ids.shape[1] :].tolist()):
             assert set(new) <= {20 + row // copies, 30 + row // copies, 2, PAD}
+
+
+def test_a_prompt_longer_than_the_model_reads_is_refused_and_a_long_answer_announced(caplog: Any) -> None:
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=60, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=8, eos_token_id=None,
+        )
+    )  # fmt: skip
+    with pytest.raises(InputError, match="prompt 1: 9 tokens and 2 new ones, the model reads at most 8"):
+        model.generate([[3], [5] * 9], max_new_tokens=2)
+    assert not caplog.records
+    model.generate([[5] * 8], max_new_tokens=2)
+    assert "made to read 8" in caplog.text

@@ -6,7 +6,7 @@ Three steps: `prepare` turns prompts and settings into a `Call`, `method_of` pic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache as remembered
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from pellucid.generation.guided import GuidedReader
 from pellucid.generation.loop import Call, Decoding, Step, Written, write
 from pellucid.generation.processing import build_processors
 from pellucid.generation.reader import Reader
+from pellucid.generation.room import check_room, new_tokens
 from pellucid.generation.stopping import build_stopping
 from pellucid.layout import PackedTokens, pack_tokens
 from pellucid.writer import TOOLS
@@ -166,9 +167,12 @@ def prepare(
     if mode is GenerationMode.ASSISTED_GENERATION and config.use_cache and "past_key_values" not in given:
         given["past_key_values"] = _rewindable(model)
     reader, prompts, start = _open(model, config, given)
+    limits = [new_tokens(config, len(prompt)) for prompt in prompts]
+    for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+        check_room(model, len(prompt), limit, f"prompt {number}")
     if reader.cache is not None and "past_key_values" not in given:
         before = 0 if reader.opening is None else reader.opening.layout.width
-        longest = before + max(len(prompt) + _limit(config, len(prompt)) for prompt in prompts)
+        longest = before + max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
         named = make_cache(model, config, longest)
         reader.cache = reader.cache if named is None else named
     reader.watch = {name: True for name in ("output_attentions", "output_hidden_states") if getattr(config, name)}
@@ -180,8 +184,6 @@ def prepare(
     grammar = _grammar(config, tools.get("tokenizer"), model.config.vocab_size)
     end_tokens = _ids(config.eos_token_id) if grammar is None else list(grammar.end_tokens)
     pad = config.pad_token_id if config.pad_token_id is not None else (end_tokens or [0])[0]
-    limits = [_limit(config, len(prompt)) for prompt in prompts]
-    _check_window(model, prompts, limits)
     call = Call(
         reader, config, prompts, limits,
         processing=_processing(config, reader, given, tools, grammar),
@@ -199,7 +201,10 @@ def _open(
 ) -> tuple[Reader, list[list[int]], Tensor]:
     """The reader, the prompts without their padding, and what stands before the written tokens `[B, S]`."""
     device, mask = model.device, given.get("attention_mask")
-    reader = Reader(model, cache=_cache(model, config, given), remember=config.use_cache is not False)
+    cache = given.get("past_key_values")
+    if cache is not None and not isinstance(cache, Cache):
+        raise InputError(f"past_key_values: got a {type(cache).__name__}, wanted a cache such as DynamicCache()")
+    reader = Reader(model, cache=cache, remember=config.use_cache is not False)
     if reader.is_seq2seq:
         reader.source, count = _source(given, config, device)
         start = given.get("decoder_input_ids")
@@ -233,14 +238,6 @@ def _guided(reader: Reader, config: GenerationConfig, tools: Mapping[str, Any]) 
     )
     assert config.guidance_scale is not None
     return GuidedReader(reader, negative, prompts, config.guidance_scale)
-
-
-def _cache(model: PreTrainedModel, config: GenerationConfig, given: Mapping[str, Any]) -> Cache | None:
-    """The cache that was handed in, or of the kind that the settings name; `None`: the usual one."""
-    cache = given.get("past_key_values")
-    if cache is not None and not isinstance(cache, Cache):
-        raise InputError(f"past_key_values: got a {type(cache).__name__}, wanted a cache such as DynamicCache()")
-    return cache
 
 
 def _source(
@@ -306,45 +303,6 @@ def _ids(value: int | list[int] | None) -> list[int]:
     return [] if value is None else list(value) if isinstance(value, list) else [value]
 
 
-def _limit(config: GenerationConfig, prompt: int) -> int:
-    """How many tokens may be written behind a prompt of that length.
-
-    Raises:
-        InputError: the prompt alone is as long as `max_length`.
-    """
-    if config.max_new_tokens is not None:
-        return config.max_new_tokens
-    assert config.max_length is not None  # one of the two is always set
-    if config.max_length <= prompt:
-        raise InputError(
-            f"max_length: got {config.max_length} for a prompt of {prompt} tokens; set max_new_tokens instead"
-        )
-    return config.max_length - prompt
-
-
-def _check_window(model: PreTrainedModel, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
-    """Refuse, before any work, a text that would outgrow a model whose positions come from a table."""
-    window = window_of(model)
-    if window is None:
-        return
-    for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
-        if len(prompt) + limit > window:
-            raise InputError(
-                f"prompt {number}: {len(prompt)} tokens and {limit} new ones, the model reads at most {window}; "
-                f"shorten the prompt (truncation=True), or set max_new_tokens to at most {max(window - len(prompt), 0)}"
-            )
-
-
-def window_of(model: PreTrainedModel) -> int | None:
-    """How many tokens a model can read, when its positions end; rotary and relative ones do not."""
-    from pellucid import ops
-
-    if any(isinstance(module, ops.Rotary) for module in model.modules()):
-        return None
-    window = getattr(model.config, "max_position_embeddings", None)
-    return window if isinstance(window, int) and window > 0 else None
-
-
 def _seeds(seed: int | list[int] | None, count: int) -> list[int] | None:
     """The seed of each prompt."""
     if seed is None:
@@ -391,7 +349,7 @@ def _processing(
             device=reader.device,
             custom=[*_following(grammar, length, config), *(tools.get("logits_processor") or ())],
             prefix_allowed_tokens_fn=tools.get("prefix_allowed_tokens_fn"),
-            max_length=length + _limit(config, length),
+            max_length=length + new_tokens(config, length),
             vocab_size=reader.model.config.vocab_size,
         )
 

@@ -81,8 +81,10 @@ class Reader:
         Raises:
             InputError: the model answers with NaN.
         """
-        before = [len(text) for text in self.texts] or [0] * len(new)
-        self.texts = [[*text, *more] for text, more in zip(self.texts or [[]] * len(new), new, strict=True)]
+        self.texts = self.texts or [[] for _ in new]
+        before = [len(text) for text in self.texts]
+        for text, more in zip(self.texts, new, strict=True):
+            text.extend(more)
         if self.cache is None:
             new = self.texts
         elif self._outgrown(before):
@@ -129,7 +131,7 @@ class Reader:
         """Go on with the given rows, in that order; a row may be there several times, or not at all."""
         if list(rows) == list(range(len(self.texts))):
             return
-        self.texts = [self.texts[row] for row in rows]
+        self.texts = [list(self.texts[row]) for row in rows]  # a row that is there twice goes two ways
         if self.cache is not None:
             self.cache.batch_select_indices(torch.tensor(rows, dtype=torch.long, device=self.device))
         elif self.is_seq2seq:

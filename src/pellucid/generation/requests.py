@@ -14,8 +14,8 @@ from torch import Tensor
 from pellucid.errors import InputError, reject_unknown
 from pellucid.generation.config import GenerationConfig, GenerationMode
 from pellucid.generation.detokenizer import Detokenizer
-from pellucid.generation.generate import window_of
 from pellucid.generation.processing import build_processors
+from pellucid.generation.room import check_room, new_tokens
 from pellucid.generation.stopping import build_stopping
 from pellucid.generation.structured import Grammar
 from pellucid.tokenizer.rows import IdRows
@@ -128,7 +128,7 @@ class Writing:
         self.number, self.request, self.config, self.kind = number, request, config, kind
         self.id = number if request.id is None else request.id
         self.ids, self.prompt = ids, len(ids)
-        self.limit = _limit(config, self.prompt)
+        self.limit = new_tokens(config, self.prompt)
         ends = config.eos_token_id
         self.end_tokens: Sequence[int] = [] if ends is None else ends if isinstance(ends, list) else [ends]
         self.row: PoolRow | None = None
@@ -288,21 +288,4 @@ def check_ids(ids: Sequence[int], model: PreTrainedModel, limit: int) -> None:
     size = getattr(model.config, "vocab_size", None)
     if isinstance(size, int) and (bad := next((one for one in ids if not 0 <= one < size), None)) is not None:
         raise InputError(f"prompt: got token {bad}, wanted 0 to {size - 1}; use the tokenizer of this checkpoint")
-    window = window_of(model)
-    if window is not None and len(ids) + limit > window:
-        raise InputError(
-            f"prompt: {len(ids)} tokens and {limit} new ones, the model reads at most {window}; shorten the prompt, or "
-            f"set max_new_tokens to at most {max(window - len(ids), 0)}"
-        )
-
-
-def _limit(config: GenerationConfig, prompt: int) -> int:
-    """How many tokens may be written behind a prompt of that length."""
-    if config.max_new_tokens is not None:
-        return config.max_new_tokens
-    assert config.max_length is not None  # one of the two is always set
-    if config.max_length <= prompt:
-        raise InputError(
-            f"max_length: got {config.max_length} for a prompt of {prompt} tokens; set max_new_tokens instead"
-        )
-    return config.max_length - prompt
+    check_room(model, len(ids), limit)

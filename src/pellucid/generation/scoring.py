@@ -14,8 +14,8 @@ from torch import Tensor
 from pellucid.cache import DynamicCache
 from pellucid.cache_pool import common_length
 from pellucid.errors import InputError, strict
-from pellucid.generation.generate import window_of
 from pellucid.generation.reader import Reader
+from pellucid.generation.room import window_of
 from pellucid.layout import PackedTokens
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from pellucid.errors import InputError, did_you_mean, strict
 from pellucid.files import quoted
 from pellucid.generation.config import GenerationConfig
 from pellucid.generation.detokenizer import Detokenizer
-from pellucid.generation.generate import window_of
+from pellucid.generation.room import window_of
 from pellucid.pipelines.base import Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.preprocess import LengthRule, readable_tokens
