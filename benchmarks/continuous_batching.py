@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,23 +93,32 @@ def main() -> None:
     """Measure all ways in turn, and show how many answers they agree on."""
     from pellucid import for_inference
 
-    given = parser(__doc__).parse_args()
+    asked = parser(__doc__)
+    asked.add_argument("--repeats", type=int, help="runs of each way (default: 1, which takes minutes)")
+    given = asked.parse_args()
     peer, own = models(n_layer=2) if given.quick else models()
     prompts = requests(12, (10, 40), (4, 16)) if given.quick else requests(64, (10, 200), (10, 100))
     fast = for_inference(own)
-    works: dict[str, Callable[[], Prompts]] = {
-        f"{PEER} one by one": lambda: peer_answers(peer, prompts, 1),
-        f"{PEER} batches of {BATCH}": lambda: peer_answers(peer, prompts, BATCH),
-        f"{OWN} one by one": lambda: own_answers(own, prompts, 1),
-        f"{OWN} batches of {BATCH}": lambda: own_answers(own, prompts, BATCH),
-        f"{OWN} continuous": lambda: continuous(own, prompts),
-        f"{OWN} continuous, speed form": lambda: continuous(fast, prompts),
+    ways: dict[str, Callable[[Prompts], Prompts]] = {
+        f"{PEER} one by one": lambda some: peer_answers(peer, some, 1),
+        f"{PEER} batches of {BATCH}": lambda some: peer_answers(peer, some, BATCH),
+        f"{OWN} one by one": lambda some: own_answers(own, some, 1),
+        f"{OWN} batches of {BATCH}": lambda some: own_answers(own, some, BATCH),
+        f"{OWN} continuous": lambda some: continuous(own, some),
+        f"{OWN} continuous, speed form": lambda some: continuous(fast, some),
     }
+    found: dict[str, Prompts] = {}
+
+    def work(name: str) -> None:
+        found[name] = ways[name](prompts)
+
     with torch.inference_mode():
-        wanted = works[f"{PEER} one by one"]()
-        for name, work in works.items():
-            show(f"{name}: answers as the reference's alone: {agree(work(), wanted)}")
-        seconds = interleave(works, repeats=1 if given.quick else 3, warm_up=0)
+        for way in ways.values():
+            way(prompts[:2])  # what a first call takes is not of interest
+        seconds = interleave({name: partial(work, name) for name in ways}, given.repeats or 1, warm_up=0)
+    wanted = found[f"{PEER} one by one"]
+    for name, answers in found.items():
+        show(f"{name}: answers as the reference's alone: {agree(answers, wanted)}")
     tokens = sum(map(len, wanted))
     for name, taken in seconds.items():
         show(f"{name}: {tokens / taken:,.0f} tokens/s, {seconds[f'{OWN} one by one'] / taken:.1f}× {OWN} one by one")
