@@ -173,10 +173,14 @@ def attend(
             folded = q
             if q.shape[2] == 1 and added is None:  # heads that share keys look at them together, as several tokens
                 folded = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
+            if folded.shape[2] == 1 and q.dtype == torch.bfloat16 and not q.is_cuda:
+                # For a single token, torch's kernel for the CPU is two to four times as fast in float32.
+                folded, k, v = folded.float(), k.float(), v.float()
+                mask = mask.float() if mask is not None and mask.is_floating_point() else mask
             block = F.scaled_dot_product_attention(
                 folded, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scale,
                 enable_gqa=k.shape[1] != folded.shape[1],
-            ).reshape(*q.shape[:3], -1)  # fmt: skip
+            ).reshape(*q.shape[:3], -1).to(q.dtype)  # fmt: skip
         mixed.append(block.transpose(1, 2).reshape(-1, block.shape[1] * block.shape[3]))  # [count * L, N * D]
     if not mixed:
         return query.flatten(1), () if need_weights else None
