@@ -8,7 +8,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint type bench clean
+.PHONY: help demo test browser lint type bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -17,8 +17,12 @@ demo: .venv/.run  ## judge a sentence and show the three steps: make demo TEXT="
 	@$(BIN)/pellucid run sentiment-analysis --steps -- "$$TEXT"
 demo: export TEXT := $(TEXT)
 
-test: .venv/.dev lint type  ## set up, check style and types, run all tests
+test: .venv/.dev browser lint type  ## set up, check style and types, run all tests
 	@$(BIN)/python -m pytest
+
+browser:  ## the browser that pages are tested in
+	@command -v chromium >/dev/null || { echo "installing chromium" && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
+	  || { echo "the tests of pages need chromium; install it, for example with: sudo apt-get install chromium"; exit 1; }
 
 lint: .venv/.dev  ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
