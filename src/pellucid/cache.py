@@ -60,7 +60,7 @@ class Memory(ABC):
         """Take in the keys and values of new tokens, packed `[T, N, D]` each."""
 
     @abstractmethod
-    def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
+    def spans(self, layout: Layout, causal: bool, window: int | None, device: torch.device) -> list[Span]:
         """What each run of the layout sees, its own tokens included; `window`: only places nearer than that."""
 
     def distances(self, layout: Layout, device: torch.device) -> list[Tensor]:
@@ -108,11 +108,12 @@ class GrowingMemory(Memory):
         self.keys = _write(self.keys, key, layout)
         self.values = _write(self.values, value, layout)
 
-    def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
+    def spans(self, layout: Layout, causal: bool, window: int | None, device: torch.device) -> list[Span]:
         """Everything before a token, by the place where it lies."""
-        plan = ("growing", causal, window)
+        plan = ("growing", causal, window, device)
         if plan not in layout.plans:
-            layout.plans[plan] = [_span(layout, rows, run, causal, window) for rows, run in _rows_of_runs(layout)]
+            runs = _rows_of_runs(layout)
+            layout.plans[plan] = [_span(layout, rows, run, causal, window, device) for rows, run in runs]
         return layout.plans[plan]  # type: ignore[no-any-return]
 
     def distances(self, layout: Layout, device: torch.device) -> list[Tensor]:
@@ -183,22 +184,24 @@ class SlidingMemory(Memory):
         self.store(key, value, layout)
         return keys, values
 
-    def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
+    def spans(self, layout: Layout, causal: bool, window: int | None, device: torch.device) -> list[Span]:
         """What the slots of the ring and the new tokens hold, as far as it is near enough."""
-        plan = ("sliding", self.size, window)
+        plan = ("sliding", self.size, window, device)
         if plan not in layout.plans:
-            layout.plans[plan] = [self._span(layout, rows, run, window) for rows, run in _rows_of_runs(layout)]
+            layout.plans[plan] = [self._span(layout, rows, run, window, device) for rows, run in _rows_of_runs(layout)]
         return layout.plans[plan]  # type: ignore[no-any-return]
 
-    def _span(self, layout: Layout, rows: list[int], run: Run, window: int | None) -> Span:
-        past = torch.tensor(_pasts(layout, rows))[:, None]
-        ring = torch.arange(self.size)  # slot s holds the latest place before `past` that is s modulo the size
+    def _span(self, layout: Layout, rows: list[int], run: Run, window: int | None, device: torch.device) -> Span:
+        past = torch.tensor(_pasts(layout, rows), device=device)[:, None]
+        ring = torch.arange(
+            self.size, device=device
+        )  # slot s holds the latest place before `past` that is s modulo the size
         held = past - 1 - (past - 1 - ring) % self.size  # [count, size]
-        fresh = past + torch.arange(layout.width)  # [count, S]
+        fresh = past + torch.arange(layout.width, device=device)  # [count, S]
         places = torch.cat([held, fresh], dim=1)[:, None, None, :]
-        query = (past + torch.arange(run.length))[:, None, :, None]
+        query = (past + torch.arange(run.length, device=device))[:, None, :, None]
         mask = (places >= 0) & (places <= query) & (query - places < (window or self.window))
-        chosen = None if rows == list(range(layout.batch)) else torch.tensor(rows)
+        chosen = _chosen(rows, layout.batch, device)
         return Span(chosen, self.size + layout.width, mask)
 
     def crop(self, length: int) -> None:
@@ -232,7 +235,7 @@ class CrossMemory(Memory):
         ends = torch.tensor(lengths, device=key.device)[:, None, None, None]
         self.mask = torch.arange(longest, device=key.device) < ends
 
-    def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
+    def spans(self, layout: Layout, causal: bool, window: int | None, device: torch.device) -> list[Span]:
         """Every token sees the whole text of its row; where rows share texts, each span is of texts and not of rows."""
         if self.sharing > 1 and (layout.rows is not None or any(run.count % self.sharing for run in layout.runs)):
             self._share([row // self.sharing for row in range(layout.batch)], 1)
@@ -240,7 +243,7 @@ class CrossMemory(Memory):
         found = []
         for rows, _ in _rows_of_runs(layout):
             texts = [row // self.sharing for row in rows[:: self.sharing]]
-            chosen = None if texts == list(range(len(self.keys))) else torch.tensor(texts, device=self.keys.device)
+            chosen = _chosen(texts, len(self.keys), self.keys.device)
             mask = self.mask if self.mask is None or chosen is None else self.mask[chosen]
             found.append(Span(chosen, self.keys.shape[2], mask))
         return found
@@ -316,20 +319,22 @@ def _pasts(layout: Layout, rows: list[int]) -> list[int]:
     return [0] * len(rows) if layout.past is None else [layout.past[row] for row in rows]
 
 
-def _span(layout: Layout, rows: list[int], run: Run, causal: bool, window: int | None) -> Span:
+def _chosen(rows: list[int], count: int, device: torch.device) -> Tensor | None:
+    """Rows as a tensor; `None` for all of `count` in their order."""
+    return None if rows == list(range(count)) else torch.tensor(rows, device=device)
+
+
+def _span(layout: Layout, rows: list[int], run: Run, causal: bool, window: int | None, device: torch.device) -> Span:
     """What `rows` see in a memory where the token at place `p` lies at `p`."""
     past = _pasts(layout, rows)
-    keys = max(past) + run.length
-    chosen = None if rows == list(range(layout.batch)) else torch.tensor(rows)
+    keys, chosen = max(past) + run.length, _chosen(rows, layout.batch, device)
     if min(past) == max(past) and (run.length == 1 or not causal) and (window is None or window >= keys):
         return Span(chosen, keys, None)
-    before = torch.tensor(past[:1] if min(past) == max(past) else past)[:, None]  # [count or 1, 1]
-    query = (before + torch.arange(run.length))[:, None, :, None]
-    place = torch.arange(keys)
+    before = torch.tensor(past[:1] if min(past) == max(past) else past, device=device)[:, None]  # [count or 1, 1]
+    query = (before + torch.arange(run.length, device=device))[:, None, :, None]
+    place = torch.arange(keys, device=device)
     mask = place <= query if causal else place < (before + run.length)[:, None, :, None]
-    if window is not None:
-        mask = mask & (query - place < window)
-    return Span(chosen, keys, mask)
+    return Span(chosen, keys, mask if window is None else mask & (query - place < window))
 
 
 # ---------------------------------------------------------------------- all layers

@@ -30,9 +30,9 @@ class Wrapped(Memory):
     def __init__(self, inner: Memory) -> None:
         self.inner = inner
 
-    def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
+    def spans(self, layout: Layout, causal: bool, window: int | None, device: torch.device) -> list[Span]:
         """As inside."""
-        return self.inner.spans(layout, causal, window)
+        return self.inner.spans(layout, causal, window, device)
 
     def distances(self, layout: Layout, device: torch.device) -> list[Tensor]:
         """As inside."""

@@ -142,11 +142,10 @@ class PoolMemory(Memory):
         self.keys.index_copy_(1, layout.plans["pool"], key.transpose(0, 1))
         self.values.index_copy_(1, layout.plans["pool"], value.transpose(0, 1))
 
-    def spans(self, layout: Layout, causal: bool, window: int | None) -> list[Span]:
+    def spans(self, layout: Layout, causal: bool, window: int | None, device: torch.device) -> list[Span]:
         """Stretches as they lie in memory, each from the first place on that a token of the run sees."""
-        plan = ("views", causal, window)
+        plan = ("views", causal, window, device)
         if plan not in layout.plans:
-            device = None if self.keys is None else self.keys.device
             runs = self.pool.rows_of_runs(layout)
             layout.plans[plan] = [_view(rows, run, causal, window, device) for run, rows in runs]
         return layout.plans[plan]  # type: ignore[no-any-return]
@@ -178,7 +177,7 @@ class PoolMemory(Memory):
         raise InputError("batch_select_indices: the rows of a pool are chosen by PoolCache.choose")
 
 
-def _view(rows: Sequence[PoolRow], run: Run, causal: bool, window: int | None, device: torch.device | None) -> View:
+def _view(rows: Sequence[PoolRow], run: Run, causal: bool, window: int | None, device: torch.device) -> View:
     """What some rows see, whose stretches lie at equal distances."""
     past = [row.length for row in rows]
     stride = rows[1].start - rows[0].start if len(rows) > 1 else 0

@@ -94,7 +94,8 @@ def blocks(
             yield Block(q, k, v, mask, causal and mask is None)
         return
     keys, values = memory.look(key, value, layout)
-    for (start, count, length), span in zip(layout.runs, memory.spans(layout, causal, window), strict=True):
+    spans = memory.spans(layout, causal, window, query.device)
+    for (start, count, length), span in zip(layout.runs, spans, strict=True):
         q = _block(query, start, count, length)
         yield Block(q, span.of(keys), span.of(values), span.mask, span.causal)
 
@@ -106,7 +107,8 @@ def cross_blocks(query: Tensor, layout: Layout, memory: CrossMemory) -> Iterator
     """
     assert memory.keys is not None
     assert memory.values is not None
-    for (start, count, length), span in zip(layout.runs, memory.spans(layout, False, None), strict=True):
+    spans = memory.spans(layout, False, None, query.device)
+    for (start, count, length), span in zip(layout.runs, spans, strict=True):
         k, v = (x if span.rows is None else x.index_select(0, span.rows) for x in (memory.keys, memory.values))
         shared = memory.sharing
         yield Block(_block(query, start, count // shared, length * shared), k, v, span.mask, False)

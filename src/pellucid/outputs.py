@@ -124,10 +124,6 @@ class MaskedLMOutput(LossAndLogits):
     """`logits` `[B, S, V]`: scores of every vocabulary entry at every position."""
 
 
-class CausalLMOutput(LossAndLogits):
-    """`logits` `[B, S, V]`: scores of every vocabulary entry as the next token."""
-
-
 class SequenceClassifierOutput(LossAndLogits):
     """`logits` `[B, C]`: a score for each class."""
 
