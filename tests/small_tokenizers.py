@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pellucid.tokenizer import (
+from pellucid import (
     BertTokenizer,
     ByT5Tokenizer,
     GPT2Tokenizer,

