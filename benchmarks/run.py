@@ -5,7 +5,8 @@ python benchmarks/run.py --quick    # small sizes, to see that everything runs
 python benchmarks/run.py load tokenizer
 python benchmarks/run.py --skip generation    # a group or a script
 
-How often texts are the same in all ways of writing is no matter of time: `benchmarks/same_answers.py`.
+How often answers are the same in all ways of writing and in any order of reading is no matter of time:
+`benchmarks/same_answers.py` and `benchmarks/any_order.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ GROUPS = {
     "loading": ["cold_start", "load"],
     "encoders": ["encoder_mixed", "encoder_fixed", "latency", "tokenizer"],
     "generation": ["generation", "continuous_batching"],
+    "pipelines": ["pipelines"],
 }
 SCRIPTS = [name for group in GROUPS.values() for name in group]
 
