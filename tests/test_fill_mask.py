@@ -190,7 +190,7 @@ def test_what_cannot_be_filled(inputs: Any, options: Any, message: str, filler: 
 
 
 def test_bad_rows_can_be_collected(filler: FillMaskPipeline) -> None:
-    answers = filler([MASKED[0], "none", MASKED[2]], on_error="collect")
+    answers = filler([MASKED[0], "none", MASKED[2]], on_error="keep")
     close([answers[0], answers[2]], [filler(MASKED[0]), filler(MASKED[2])])
     assert isinstance(answers[1], InputError)
 

@@ -13,6 +13,7 @@ from architectures import FILES
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 PAGE = runpy.run_path(str(SCRIPTS / "architectures_page.py"))
+TASKS = runpy.run_path(str(SCRIPTS / "pipelines_table.py"))
 NAMES = runpy.run_path(str(SCRIPTS / "public_names.py"))
 PICTURES = runpy.run_path(str(SCRIPTS / "decoding_pictures.py"))
 
@@ -42,6 +43,11 @@ def test_an_opening_that_lacks_something_is_refused(text: str, tmp_path: Path) -
 
 def test_the_page_of_architectures_is_what_the_files_say() -> None:
     assert PAGE["PAGE"].read_text(encoding="utf-8") == PAGE["page"](), "run: python scripts/architectures_page.py"
+
+
+def test_the_table_of_tasks_is_what_their_classes_say() -> None:
+    text = TASKS["PAGE"].read_text(encoding="utf-8")
+    assert text == TASKS["page"](text), "run: python scripts/pipelines_table.py"
 
 
 def test_the_list_of_public_names_is_complete() -> None:

@@ -16,7 +16,7 @@ import transformers
 import pellucid
 from pellucid import AutoConfig, AutoModelForMultipleChoice, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 from pellucid.errors import FileError, InputError, UnknownArgumentError
-from pellucid.pipelines import engine
+from pellucid.pipelines import budget, engine
 from pellucid.pipelines.feature_extraction import FeatureExtractionPipeline
 from pellucid.pipelines.text_classification import TextClassificationPipeline
 from pipeline_cases import LABELS, MINILM, TEXTS, checkpoints, classifier, close, embedder
@@ -90,21 +90,20 @@ def mixed_texts(count: int) -> list[str]:
 
 
 def test_a_text_gets_the_same_answer_alone_and_in_any_company(
-    classifier: TextClassificationPipeline, embedder: FeatureExtractionPipeline, monkeypatch: pytest.MonkeyPatch
+    classifier: TextClassificationPipeline, embedder: FeatureExtractionPipeline
 ) -> None:
     texts = mixed_texts(60)
     shuffled = texts[:]
     random.Random(4).shuffle(shuffled)
-    monkeypatch.setitem(engine.TOKENS_PER_BATCH, "cpu", 64)
     scores: Callable[..., Any] = lambda some, **options: [  # noqa: E731
         [label["score"] for label in labels] for labels in classifier(some, return_all_scores=True, **options)
     ]
     vectors: Callable[..., Any] = lambda some, **options: embedder(some, pooling="auto", **options)  # noqa: E731
     for answer in (scores, vectors):
         alone = torch.tensor([answer([text])[0] for text in texts])
-        for options in ({}, {"batch_size": 1}, {"batch_size": 7}):
+        for options in ({}, {"batch_size": 1}, {"batch_size": 7}, {"tokens_per_batch": 1}, {"tokens_per_batch": 64}):
             torch.testing.assert_close(torch.tensor(answer(texts, **options)), alone, atol=1e-6, rtol=1e-6)
-        streamed = torch.tensor(list(answer(iter(texts))))
+        streamed = torch.tensor(list(answer(iter(texts), tokens_per_batch=64)))
         torch.testing.assert_close(streamed, alone, atol=1e-6, rtol=1e-6)
         by_text = dict(zip(texts, alone, strict=True))
         expected = torch.stack([by_text[text] for text in shuffled])
@@ -154,13 +153,75 @@ def test_what_a_run_did(classifier: TextClassificationPipeline) -> None:
     classifier(TEXTS, batch_size=4)
     run = classifier.last_run
     assert (run.rows, run.tokens, run.computed, run.batches) == (len(TEXTS), sum(lengths), sum(lengths), 2)
-    assert run.waste == 0
+    assert run.waste == 0 and run.budget is None and run.errors == [] and run.truncated == 0
     assert 0 < run.tokenizer_seconds + run.model_seconds <= run.seconds
+    classifier(TEXTS)
+    assert f"in 1 batches of up to {budget.TOKENS_PER_BATCH['cpu']:,} tokens" in str(classifier.last_run)
+    classifier(TEXTS, tokens_per_batch=max(lengths))
+    assert classifier.last_run.budget == max(lengths) and classifier.last_run.batches > 1
+    answers = classifier(iter(TEXTS))
+    assert classifier.last_run.rows == 0  # nothing of this call has been done
+    next(answers)
+    assert classifier.last_run.rows == 1
+
+
+def test_a_budget_is_found_for_a_pipeline_and_kept(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(budget.TRIED, "cpu", (64, 128))
+    monkeypatch.setitem(budget.TOKENS_PER_BATCH, "cpu", 64)
+    pipe = pipeline("text-classification", checkpoints["bert"])
+    texts = mixed_texts(90)
+    expected = pipe(texts, tokens_per_batch=1000)
+    assert pipe._budgets == {}
+    answers = pipe(texts)
+    (found,) = pipe._budgets.values()
+    assert found.seconds.keys() == {64, 128} and pipe.last_run.budget == found.tokens in (64, 128)
+    for answer in (answers, pipe(texts)):
+        assert [label["label"] for label in answer] == [label["label"] for label in expected]
+        scores = [[label["score"] for label in labels] for labels in (answer, expected)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-6)
+    pipe = pipeline("text-classification", checkpoints["bert"])
+    torch.use_deterministic_algorithms(True)
+    try:
+        pipe(texts)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert pipe._budgets == {} and pipe.last_run.budget == 64
+
+
+def test_the_newer_word_about_batches_holds(checkpoints: dict[str, Path]) -> None:
+    pipe = pipeline("text-classification", checkpoints["bert"], batch_size=2)
+    pipe(TEXTS)
+    assert pipe.last_run.batches == 3 and pipe.last_run.budget is None
+    pipe(TEXTS, tokens_per_batch=500)
+    assert pipe.last_run.batches == 1 and pipe.last_run.budget == 500
+
+
+def test_what_was_cut_is_said(classifier: TextClassificationPipeline, caplog: pytest.LogCaptureFixture) -> None:
+    rows = ["short", "word " * 99, "word " * 62, "word " * 63, ("a " * 50, "b " * 50)]
+    with caplog.at_level(logging.WARNING, "pellucid"):
+        classifier(rows, truncation=True)
+        assert classifier.last_run.truncated == 3
+        assert "3 rows cut" in str(classifier.last_run)
+        (record,) = caplog.records
+        assert "text-classification: 3 of 5 texts were too long and have been cut" in record.getMessage()
+        caplog.clear()
+        answers = classifier(iter(rows[:2] * 3), long="truncate")
+        next(answers)
+        assert not caplog.records
+        list(answers)
+        assert [record.getMessage()[:27] for record in caplog.records] == ["text-classification: 3 of 6"]
+        caplog.clear()
+        classifier(rows[:1], truncation=True)
+        classifier(rows[:4], long="window")
+        assert classifier.last_run.truncated == 0 and not caplog.records
 
 
 def test_a_progress_bar_when_asked(classifier: TextClassificationPipeline, capsys: pytest.CaptureFixture[str]) -> None:
     classifier(TEXTS, progress=True)
-    assert f"{len(TEXTS)}/{len(TEXTS)}" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert f"{len(TEXTS)}/{len(TEXTS)}" in shown and "rows/s" in shown and "tokens/s" in shown
     list(classifier(iter(TEXTS), progress=True))
     assert f"{len(TEXTS)} rows" in capsys.readouterr().err
     classifier(TEXTS)
@@ -243,11 +304,18 @@ def test_inputs_that_are_no_texts(inputs: Any, message: str, classifier: TextCla
     assert "\n" not in str(caught.value)
 
 
-def test_bad_rows_can_be_collected(classifier: TextClassificationPipeline) -> None:
-    answers = classifier(["good", None, "word " * 99, "also good"], on_error="collect")
+def test_bad_rows_can_be_kept_or_collected(classifier: TextClassificationPipeline) -> None:
+    rows: list[Any] = ["good", None, "word " * 99, "also good"]
+    answers = classifier(rows, on_error="keep")
     assert [type(answer) for answer in answers] == [dict, InputError, InputError, dict]
     close([answers[0], answers[3]], classifier(["good", "also good"]))
     assert "row 1: got None" in str(answers[1]) and "row 2: the text has 101 tokens" in str(answers[2])
+    wanted = [(1, str(answers[1])), (2, str(answers[2]))]
+    for collected in (classifier(rows, on_error="collect"), list(classifier(iter(rows), on_error="collect"))):
+        assert collected == [answers[0], None, None, answers[3]]
+        assert [(number, str(error)) for number, error in classifier.last_run.errors] == wanted
+    assert "2 rows with errors" in str(classifier.last_run)
+    assert classifier(("a", 5), on_error="collect") is None and len(classifier.last_run.errors) == 1
 
 
 def test_unusual_texts_are_read(classifier: TextClassificationPipeline) -> None:
@@ -266,6 +334,11 @@ def test_unusual_texts_are_read(classifier: TextClassificationPipeline) -> None:
         ({"function_to_apply": "sofmax"}, "function_to_apply: got 'sofmax'.*did you mean 'softmax'"),
         ({"batch_size": 0}, "batch_size: got 0"),
         ({"on_error": "ignore"}, "on_error: got 'ignore'"),
+        ({"on_error": "colect"}, "on_error: got 'colect'.*did you mean 'collect'"),
+        ({"tokens_per_batch": 0}, "tokens_per_batch: got 0, wanted a number from 1"),
+        ({"tokens_per_batch": 2.5}, "tokens_per_batch: got 2.5"),
+        ({"tokens_per_batch": True}, "tokens_per_batch: got True"),
+        ({"tokens_per_batch": 64, "batch_size": 2}, "batch_size and tokens_per_batch: got both"),
         ({"long": "windows"}, "did you mean 'window'"),
         ({"max_length": 65}, "max_length: got 65, the model reads at most 64"),
     ],
@@ -316,8 +389,10 @@ def test_the_task_follows_the_model(checkpoints: dict[str, Path]) -> None:
     assert type(pipeline(model=MINILM)) is FeatureExtractionPipeline
     assert type(pipeline(model=folder, config=AutoConfig.from_pretrained(folder))) is TextClassificationPipeline
     chooser = AutoModelForMultipleChoice.from_config(model.config)
-    with pytest.raises(InputError, match="DistilBertForMultipleChoice; say which of"):
-        pipeline(model=chooser)
+    assert pipeline(model=chooser, tokenizer=folder).task == "multiple-choice"
+    unknown = AutoConfig.from_pretrained(folder, architectures=["DistilBertForSomethingElse"])
+    with pytest.raises(InputError, match="DistilBertForSomethingElse; say which of"):
+        pipeline(model=folder, config=unknown)
     assert type(pipeline("feature-extraction", chooser, tokenizer=folder)) is FeatureExtractionPipeline
     with pytest.raises(InputError, match="neither a task nor a model"):
         pipeline()

@@ -33,13 +33,33 @@ def test_similarities_are_cosines(pipe: SentenceSimilarityPipeline, cosines: tor
     assert pipe(TEXTS[:2], TEXTS[1:], return_tensors="pt").shape == (2, 5)
     assert isinstance(pipe(TEXTS, return_tensors="np"), np.ndarray)
     rows = [{"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}, "no others", TEXTS[:2]]
-    one, error, matrix = pipe(iter(rows), on_error="collect")
+    one, error, matrix = pipe(iter(rows), on_error="keep")
     assert one == pytest.approx(first) and "row 1: sentences: got none" in str(error)
     assert matrix[0][1] == pytest.approx(first[0], abs=1e-5)
     with pytest.raises(InputError, match="row 0: sentences: got none"):
         list(pipe(iter(["text"])))
     with pytest.raises(InputError, match="row 0: got 5, wanted a text, a list"):
         list(pipe(iter([5])))
+
+
+@pytest.mark.parametrize("on_error", ["keep", "collect"])
+def test_a_text_that_cannot_be_read_has_no_similarities(
+    on_error: Any, pipe: SentenceSimilarityPipeline, cosines: torch.Tensor
+) -> None:
+    rows: list[Any] = [TEXTS[0], None, TEXTS[1]]
+    answers = pipe(rows, TEXTS[2:], on_error=on_error)
+    missing = answers[1]
+    assert missing is None if on_error == "collect" else "row 1: got None" in str(missing)
+    assert [number for number, _ in pipe.last_run.errors] == [1]
+    for answer, row in ((answers[0], cosines[0]), (answers[2], cosines[1])):
+        assert answer == pytest.approx(row[2:].tolist(), abs=1e-5)
+    first, _, last = pipe(rows, on_error=on_error)
+    assert first == [pytest.approx(1), None, pytest.approx(cosines[0, 1].item(), abs=1e-5)] and last[1] is None
+    tensor = pipe(rows, on_error=on_error, return_tensors="pt")[0]
+    assert tensor.isnan().tolist() == [False, True, False]
+    assert pipe([None], on_error="collect") == [None]
+    with pytest.raises(InputError, match="row 0: got None"):  # of what all texts are compared with
+        pipe(TEXTS, [None], on_error=on_error)
 
 
 def test_the_nearest_of_a_corpus(pipe: SentenceSimilarityPipeline, cosines: torch.Tensor) -> None:
@@ -73,7 +93,7 @@ def test_a_model_without_a_recipe_takes_the_mean(tmp_path: Path) -> None:
         ({"source_sentence": "a", "sentence": ["b"]}, {"sentences": ["c"]}, 'inputs: got .*wanted {"source_sent'),
         (["text"], {"sentences": "text"}, "texts: got 'text'"),
         (["text", None], {}, "row 1: got None"),
-        (["text"], {"on_error": "collect"}, "on_error: got 'collect'"),
+        (["text"], {"on_error": "ignore"}, "on_error: got 'ignore'"),
         (["text"], {"pooling": "men"}, "did you mean 'mean'"),
     ],
 )

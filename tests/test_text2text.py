@@ -5,6 +5,7 @@ The reference has no such pipelines any more: the oracle is its `generate` on ea
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,20 @@ def test_a_model_of_one_direction(folders: dict[str, Path]) -> None:
             pipeline(name)
 
 
+def test_the_plain_name_is_the_first_translation_that_a_checkpoint_knows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"translation_en_to_de": {"prefix": "the: ", "num_beams": 2}, "translation_en_to_fr": {"prefix": "is: "}}
+    folder = make_seq2seq(tmp_path / "t5", "t5", task_specific_params={"summarization": SUMMARY, **settings})
+    german, french = (pipeline(name, folder)(TEXTS, **SHORT) for name in settings)
+    assert german != french and not caplog.records
+    with caplog.at_level(logging.WARNING, "pellucid"):
+        pipe = pipeline("translation", folder)
+    assert pipe(TEXTS, **SHORT) == german and pipe.task == "translation_en_to_de"
+    (message,) = caplog.messages
+    assert "means translation_en_to_de here; the checkpoint knows translation_en_to_de, translation_en_to_fr" in message
+
+
 # ---------------------------------------------------------------------- long texts
 
 LONG = "The quick brown fox jumps over the lazy dog. Isn't it fine?\n\nThe thing is in the test! " * 5
@@ -174,7 +189,7 @@ def test_a_text_that_cannot_be_read_is_never_cut_without_a_word(
 ) -> None:
     with pytest.raises(InputError, match=r"row 1: the text has \d+ tokens, the limit is 64; pass truncation=True"):
         pipe(["short", LONG])
-    answers = pipe(["short", LONG, None], on_error="collect", **SHORT)
+    answers = pipe(["short", LONG, None], on_error="keep", **SHORT)
     assert [type(answer) for answer in answers] == [dict, InputError, InputError]
     ids = torch.tensor([pipe.tokenizer(LONG, truncation=True, max_length=WINDOW)["input_ids"]])
     reference = transformers.AutoModelForSeq2SeqLM.from_pretrained(folders["bart"]).eval()
@@ -190,7 +205,8 @@ def test_a_model_without_a_last_position_reads_on(folders: dict[str, Path]) -> N
     pipe = pipeline("text2text-generation", folders["t5"])
     assert len(pipe.tokenizer(LONG, verbose=False)["input_ids"]) > pipe.tokenizer.model_max_length == WINDOW
     expected = texts_of(pipe, written(pipe, folders["t5"], LONG, num_beams=4, **SHORT))
-    assert pipe(LONG, **SHORT) == [{"generated_text": expected[0]}]
+    for truncation in (None, False, "do_not_truncate"):
+        assert pipe(LONG, truncation=truncation, **SHORT) == [{"generated_text": expected[0]}]
     assert len(pipe.preprocess([LONG], truncation=True)[0][0].ids) == WINDOW  # type: ignore[index]
 
 

@@ -412,7 +412,7 @@ def test_prompts_that_cannot_be_read(pipe: TextGenerationPipeline, tmp_path: Pat
     ):
         with pytest.raises(InputError, match=message):
             pipe(["I", row])
-    answers = pipe(["I", 5, PROMPTS[0]], on_error="collect", **GREEDY)
+    answers = pipe(["I", 5, PROMPTS[0]], on_error="keep", **GREEDY)
     assert isinstance(answers[1], InputError)
     assert [answers[0], answers[2]] == pipe(["I", PROMPTS[0]], **GREEDY)
     bare = pipeline("text-generation", make_writer(tmp_path / "bare", template=False, bos_token_id=None))

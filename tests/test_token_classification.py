@@ -255,7 +255,7 @@ def test_what_cannot_be_read(inputs: Any, options: Any, message: str, tagger: To
 
 
 def test_bad_rows_can_be_collected_and_empty_ones_have_no_names(tagger: TokenClassificationPipeline) -> None:
-    answers = tagger(["", None, "Ada", " "], on_error="collect", ignore_labels=[])
+    answers = tagger(["", None, "Ada", " "], on_error="keep", ignore_labels=[])
     assert answers[0] == answers[3] == [] and isinstance(answers[1], InputError)
     close(answers[2], tagger("Ada", ignore_labels=[]))
     assert tagger([]) == [] and tagger([[]], is_split_into_words=True) == [[]]

@@ -185,7 +185,7 @@ def test_values_that_cannot_be(options: Any, message: str, pipe: ZeroShotClassif
 
 def test_bad_rows_can_be_collected(pipe: ZeroShotClassificationPipeline) -> None:
     rows: list[Any] = ["good", None, LONG, ("a", "b"), {"text": "also good"}]
-    answers = pipe(rows, LABELS, on_error="collect")
+    answers = pipe(rows, LABELS, on_error="keep")
     assert [type(answer) for answer in answers] == [dict, InputError, InputError, InputError, dict]
     for number, message in ((1, "row 1: got None"), (2, "row 2: the text has"), (3, "row 3: got a pair")):
         assert message in str(answers[number])

@@ -18,6 +18,7 @@ _HOMES = {
         AutoModelForSequenceClassification AutoModelForTextEncoding AutoModelForTokenClassification""",
     "cache": "Cache DynamicCache EncoderDecoderCache StaticCache",
     "config": "PretrainedConfig PreTrainedConfig",
+    "tokenizer.chat_tools": "tool_call_schema",
     "tokenizer.encoding": "BatchEncoding",
     "errors": """ConfigError FileError HubError InputError MissingDependencyError PellucidError
         UnknownArgumentError""",
@@ -46,17 +47,40 @@ _HOMES = {
     "layout": "Layout PackedTokens",
     "model": "PreTrainedModel",
     "pipelines": "pipeline",
+    "pipelines.base": "Pipeline",
+    "pipelines.embedding_forms": """cos_sim dequantize_embeddings dot_score euclidean_sim manhattan_sim
+        quantization_ranges quantize_embeddings""",
+    "pipelines.feature_extraction": "FeatureExtractionPipeline",
+    "pipelines.fill_mask": "FillMaskPipeline",
+    "pipelines.multiple_choice": "MultipleChoicePipeline",
+    "pipelines.next_sentence_prediction": "NextSentencePredictionPipeline",
+    "pipelines.question_answering": "QuestionAnsweringPipeline",
+    "pipelines.registry": "PIPELINE_REGISTRY get_supported_tasks register_pipeline",
+    "pipelines.rerank": "RerankPipeline",
+    "pipelines.semantic_search": "TextIndex semantic_search",
+    "pipelines.sentence_similarity": "SentenceSimilarityPipeline",
+    "pipelines.text2text": "SummarizationPipeline Text2TextGenerationPipeline TranslationPipeline",
+    "pipelines.text_classification": "TextClassificationPipeline",
+    "pipelines.text_generation": "TextGenerationPipeline",
+    "pipelines.text_scoring": "TextScoringPipeline",
+    "pipelines.token_classification": "TokenClassificationPipeline",
+    "pipelines.zero_shot_classification": "ZeroShotClassificationPipeline",
     "seed": "set_seed",
-    "tokenizer": """AddedToken AlbertTokenizer AlbertTokenizerFast AutoTokenizer BartTokenizer BartTokenizerFast
-        BertTokenizer BertTokenizerFast BlenderbotTokenizer BlenderbotTokenizerFast ByT5Tokenizer CamembertTokenizer
-        CamembertTokenizerFast DebertaV2Tokenizer DebertaV2TokenizerFast DistilBertTokenizer DistilBertTokenizerFast
-        ElectraTokenizer ElectraTokenizerFast GPT2Tokenizer GPT2TokenizerFast GPTNeoXTokenizer GPTNeoXTokenizerFast
-        GemmaTokenizer GemmaTokenizerFast LlamaTokenizer LlamaTokenizerFast M2M100Tokenizer MBart50Tokenizer
-        MBart50TokenizerFast MBartTokenizer MBartTokenizerFast MPNetTokenizer MPNetTokenizerFast MarianTokenizer
-        NllbTokenizer NllbTokenizerFast OpenAIGPTTokenizer OpenAIGPTTokenizerFast PegasusTokenizer PegasusTokenizerFast
-        PreTrainedTokenizer PreTrainedTokenizerBase PreTrainedTokenizerFast Qwen2Tokenizer Qwen2TokenizerFast
-        RobertaTokenizer RobertaTokenizerFast T5Tokenizer T5TokenizerFast XLMRobertaTokenizer
-        XLMRobertaTokenizerFast""",
+    "tokenizer": "AddedToken AutoTokenizer PreTrainedTokenizer PreTrainedTokenizerBase PreTrainedTokenizerFast",
+    "tokenizer.bert": "BertTokenizer BertTokenizerFast DistilBertTokenizer DistilBertTokenizerFast",
+    "tokenizer.byt5": "ByT5Tokenizer",
+    "tokenizer.byte_level": """BartTokenizer BartTokenizerFast BlenderbotTokenizer BlenderbotTokenizerFast
+        GPT2Tokenizer GPT2TokenizerFast GPTNeoXTokenizer GPTNeoXTokenizerFast Qwen2Tokenizer Qwen2TokenizerFast
+        RobertaTokenizer RobertaTokenizerFast""",
+    "tokenizer.languages": """M2M100Tokenizer MBart50Tokenizer MBart50TokenizerFast MBartTokenizer
+        MBartTokenizerFast NllbTokenizer NllbTokenizerFast""",
+    "tokenizer.llama": "GemmaTokenizer GemmaTokenizerFast LlamaTokenizer LlamaTokenizerFast",
+    "tokenizer.marian": "MarianTokenizer",
+    "tokenizer.openai": "OpenAIGPTTokenizer OpenAIGPTTokenizerFast",
+    "tokenizer.pieces": """AlbertTokenizer AlbertTokenizerFast CamembertTokenizer CamembertTokenizerFast
+        DebertaV2Tokenizer DebertaV2TokenizerFast PegasusTokenizer PegasusTokenizerFast T5Tokenizer T5TokenizerFast
+        XLMRobertaTokenizer XLMRobertaTokenizerFast""",
+    "tokenizer.word_pieces": "ElectraTokenizer ElectraTokenizerFast MPNetTokenizer MPNetTokenizerFast",
 }
 """Module → the public names that live in it. Names of architectures are found by looking into `models/`."""
 

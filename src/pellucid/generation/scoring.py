@@ -79,7 +79,10 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Among how many words the model wavers on average: `exp(-mean)`."""
-        return math.exp(-self.mean)
+        try:
+            return math.exp(-self.mean)
+        except OverflowError:
+            return math.inf
 
 
 class Part(NamedTuple):
@@ -142,8 +145,8 @@ def score(
             reader = Reader(model, cache=DynamicCache())
             found = _behind_one(reader, whole[0][:shared], [ids[shared:] for ids in whole])
             return [Score(ids[f:], own[f - shared :]) for ids, f, own in zip(whole, firsts, found, strict=True)]
-    parts = [_parts(ids, first, window, stride) for ids, first in zip(whole, firsts, strict=True)]
-    values = iter(_score_parts(model, [part for row in parts for part in row]))
+    parts = [cut_windows(ids, first, window, stride) for ids, first in zip(whole, firsts, strict=True)]
+    values = iter(score_parts(model, [part for row in parts for part in row]))
     return [
         Score(ids[first:], [value for _ in row for value in next(values)])
         for ids, first, row in zip(whole, firsts, parts, strict=True)
@@ -208,7 +211,7 @@ def _behind(prompt: Text, rows: Sequence[Text], tokenizer: Any) -> tuple[list[li
     return whole, firsts
 
 
-def _parts(ids: list[int], first: int, window: int, stride: int) -> list[Part]:
+def cut_windows(ids: list[int], first: int, window: int, stride: int) -> list[Part]:
     """The windows of a text: the first as long as it may be, each further one moved on by `stride`."""
     if len(ids) <= window:
         return [Part(ids, first)]
@@ -221,19 +224,20 @@ def _parts(ids: list[int], first: int, window: int, stride: int) -> list[Part]:
 
 
 @torch.no_grad()
-def _score_parts(model: PreTrainedModel, parts: Sequence[Part]) -> list[list[float]]:
+def score_parts(model: PreTrainedModel, parts: Sequence[Part]) -> list[list[float]]:
     """Log-probabilities of the tokens that each part scores; parts are packed as pipelines pack theirs."""
-    from pellucid.pipelines.engine import TOKENS_PER_BATCH, cut_batches
+    from pellucid.pipelines.budget import TOKENS_PER_BATCH
+    from pellucid.pipelines.engine import cut_batches
 
     found: list[list[float]] = [[] for _ in parts]
-    budget = min(TOKENS_PER_BATCH.get(model.device.type, TOKENS_PER_BATCH["cuda"]), _budget(model))
+    budget = min(TOKENS_PER_BATCH.get(model.device.type, TOKENS_PER_BATCH["cuda"]), rows_at_once(model))
     remembers = "use_cache" in type(model).forward.__annotations__
     for batch in cut_batches([len(part.ids) for part in parts], budget=budget):
         tokens = PackedTokens.from_lists([parts[number].ids for number in batch], device=model.device)
         logits = model(packed=tokens, **({"use_cache": False} if remembers else {})).logits  # [T, V]
         for number, rows in zip(batch, tokens.layout.split(logits), strict=True):
             ids, first = parts[number]
-            found[number] = _of(rows[first - 1 : -1], ids[first:])
+            found[number] = logprobs_of(rows[first - 1 : -1], ids[first:])
     return found
 
 
@@ -241,9 +245,9 @@ def _score_parts(model: PreTrainedModel, parts: Sequence[Part]) -> list[list[flo
 def _behind_one(reader: Reader, prompt: list[int], rows: Sequence[Sequence[int]]) -> list[list[float]]:
     """Log-probabilities of rows of tokens that all stand behind one prompt, which is read once."""
     opening = reader.read([prompt])  # [1, V]
-    found = [_of(opening, row[:1]) for row in rows]
+    found = [logprobs_of(opening, row[:1]) for row in rows]
     order = sorted((number for number, row in enumerate(rows) if len(row) > 1), key=lambda number: len(rows[number]))
-    budget = _budget(reader.model)
+    budget = rows_at_once(reader.model)
     while order:
         longest = len(rows[order[-1]]) - 1
         batch = order[-max(budget // longest, 1) :]
@@ -252,28 +256,34 @@ def _behind_one(reader: Reader, prompt: list[int], rows: Sequence[Sequence[int]]
         reader.select([0] * len(batch))
         logits = reader.read([rows[number][:-1] for number in batch], keep=longest).view(len(batch), longest, -1)
         for number, row in zip(batch, logits, strict=True):
-            found[number] += _of(row[longest + 1 - len(rows[number]) :], rows[number][1:])
+            found[number] += logprobs_of(row[longest + 1 - len(rows[number]) :], rows[number][1:])
     return found
 
 
 def _score_answers(model: PreTrainedModel, answers: Sequence[list[int]], source: list[int]) -> list[Score]:
     """What a decoder gives for answers to one text that its encoder has read."""
-    config = model.generation_config
-    first = config.decoder_start_token_id
-    start = first[0] if isinstance(first, list) else config.bos_token_id if first is None else first
-    if start is None:
-        raise InputError("score: the configuration has no decoder_start_token_id; set it in generation_config")
+    start = start_of_answers(model)
     reader = Reader(model, source=PackedTokens.from_lists([source], device=model.device))
     found = _behind_one(reader, [start], answers)
     return [Score(ids, values) for ids, values in zip(answers, found, strict=True)]
 
 
-def _budget(model: PreTrainedModel) -> int:
+def start_of_answers(model: PreTrainedModel) -> int:
+    """The token that a decoder reads first, before it writes."""
+    config = model.generation_config
+    first = config.decoder_start_token_id
+    start = first[0] if isinstance(first, list) else config.bos_token_id if first is None else first
+    if start is None:
+        raise InputError("score: the configuration has no decoder_start_token_id; set it in generation_config")
+    return int(start)
+
+
+def rows_at_once(model: PreTrainedModel) -> int:
     """Tokens whose scores of all words may be in memory at once: 256 MB of them."""
     return max(2**26 // int(model.config.vocab_size), 1)
 
 
-def _of(logits: Tensor, tokens: Sequence[int]) -> list[float]:
+def logprobs_of(logits: Tensor, tokens: Sequence[int]) -> list[float]:
     """Log-probabilities of tokens: scores `[L, V]` of the words at their places → `L` numbers."""
     logits = logits.float()
     chosen = logits.gather(1, torch.tensor(tokens, device=logits.device, dtype=torch.long)[:, None])[:, 0]

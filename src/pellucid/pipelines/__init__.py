@@ -1,29 +1,46 @@
 """Pipelines: from text to answer in one call, `pipeline("sentiment-analysis")("What a lovely day!")`.
 
-- `rows.py`: what can be given: texts, lists, generators, data sets, files
+- `registry.py`: which tasks there are, and tasks of your own
+- `rows.py`: what can be given: texts, lists, generators, data sets, files; `frames.py`: series and frames
 - `preprocess.py`: text → ids, and what happens to long texts
-- `engine.py`: windows, batches by token budget, order: the same for all tasks
+- `engine.py`: windows, batches by token budget, order: the same for all tasks; `budget.py`: how large batches are
 - `base.py`: the class that all tasks share; then one file for each task
-- `pooling.py`: sentence embeddings
+- `pooling.py`, `sentence_recipe.py`: sentence embeddings, and what checkpoints say about them
+- `embedding_forms.py`, `semantic_search.py`: vectors in fewer bytes, and search
 - `writing.py`: what pipelines that write texts have in common
 - `steps.py`: the three steps of a pipeline in a readable form
+- `datafiles.py`, `journal.py`: files of rows, and runs over them that go on after a kill
+- `mapping.py`, `mapping_input.py`: data sets block by block; `ray_workers.py`, `ray_starts.py`: on a Ray cluster
+- `explain.py`: the same from the inside: which words mattered (`attributions.py`), layers and attention heads
+  (`tracing.py`), the way back to characters and words (`spans.py`), all of it as a page (`explain_page.py`)
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import re
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from pellucid import hub
 from pellucid.auto import AutoConfig
-from pellucid.collector import paused
 from pellucid.config import PretrainedConfig
 from pellucid.config_files import at_one_commit
-from pellucid.errors import InputError, did_you_mean, refuse_remote_code, reject_unknown
+from pellucid.errors import FileError, HubError, InputError, did_you_mean, refuse_remote_code, reject_unknown
+from pellucid.files import quoted
+from pellucid.pipelines.registry import (
+    ALIASES,
+    HEAD_TASKS,
+    PIPELINE_REGISTRY,
+    TASKS,
+    completed,
+    default_revision,
+    find_task,
+    get_supported_tasks,
+    plain_name,
+    register_pipeline,
+    task_class,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -32,47 +49,39 @@ if TYPE_CHECKING:
     from pellucid.pipelines.base import Pipeline
     from pellucid.pipelines.feature_extraction import FeatureExtractionPipeline
     from pellucid.pipelines.fill_mask import FillMaskPipeline
+    from pellucid.pipelines.multiple_choice import MultipleChoicePipeline
+    from pellucid.pipelines.next_sentence_prediction import NextSentencePredictionPipeline
     from pellucid.pipelines.question_answering import QuestionAnsweringPipeline
     from pellucid.pipelines.rerank import RerankPipeline
     from pellucid.pipelines.sentence_similarity import SentenceSimilarityPipeline
     from pellucid.pipelines.text2text import SummarizationPipeline, Text2TextGenerationPipeline, TranslationPipeline
     from pellucid.pipelines.text_classification import TextClassificationPipeline
     from pellucid.pipelines.text_generation import TextGenerationPipeline
+    from pellucid.pipelines.text_scoring import TextScoringPipeline
     from pellucid.pipelines.token_classification import TokenClassificationPipeline
     from pellucid.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
     from pellucid.tokenizer import PreTrainedTokenizerBase
 
-TASKS = {
-    "fill-mask": "FillMaskPipeline",
-    "question-answering": "QuestionAnsweringPipeline",
-    "token-classification": "TokenClassificationPipeline",
-    "feature-extraction": "FeatureExtractionPipeline",
-    "text-classification": "TextClassificationPipeline",
-    "text-generation": "TextGenerationPipeline",
-    "rerank": "RerankPipeline",
-    "sentence-similarity": "SentenceSimilarityPipeline",
-    "summarization": "SummarizationPipeline",
-    "text2text-generation": "Text2TextGenerationPipeline",
-    "translation": "TranslationPipeline",
-    "zero-shot-classification": "ZeroShotClassificationPipeline",
+__all__ = [
+    "ALIASES",
+    "HEAD_TASKS",
+    "PIPELINE_REGISTRY",
+    "TASKS",
+    "get_supported_tasks",
+    "pipeline",
+    "plain_name",
+    "register_pipeline",
+]
+
+FOREIGN = {
+    "framework": "there is only PyTorch here; leave it out",
+    "feature_extractor": "models here read text; leave it out",
+    "image_processor": "models here read text; leave it out",
+    "video_processor": "models here read text; leave it out",
+    "processor": "models here read text; give the tokenizer as tokenizer=",
+    "use_auth_token": "it is called token now",
 }
-"""Task → its class."""
-FILES = {"summarization": "text2text", "text2text-generation": "text2text", "translation": "text2text"}
-"""Task → the file of its class, where it is not the task's name."""
-ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
-HEAD_TASKS = {
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForMaskedLM": "fill-mask",
-    "ForSequenceClassification": "text-classification",
-    "ForCausalLM": "text-generation",
-    "ForConditionalGeneration": "text2text-generation",
-    "EncoderDecoderModel": "text2text-generation",
-    "MarianMTModel": "translation",
-    "LMHeadModel": "text-generation",
-    "Model": "feature-extraction",
-}
-"""Ending of a model class's name → the task it is for."""
+"""Keyword of Transformers' `pipeline` that is accepted empty, as scripts pass it, and else refused → why."""
 
 
 def __getattr__(name: str) -> Any:
@@ -81,14 +90,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(
             f"module 'pellucid.pipelines' has no attribute {name!r}{did_you_mean(name, TASKS.values())}"
         )
-    return _task_class(task)
-
-
-def _task_class(task: str) -> type[Pipeline]:
-    with paused():  # a task's file brings torch along
-        module = importlib.import_module(f"pellucid.pipelines.{FILES.get(task, task).replace('-', '_')}")
-    found: type[Pipeline] = getattr(module, TASKS[task])
-    return found
+    return task_class(task)
 
 
 @overload
@@ -117,7 +119,7 @@ def pipeline(
 ) -> FillMaskPipeline: ...
 @overload
 def pipeline(
-    task: Literal["feature-extraction"],
+    task: Literal["feature-extraction", "embeddings"],
     model: str | PathLike[str] | PreTrainedModel | None = None,
     **options: Any,
 ) -> FeatureExtractionPipeline: ...
@@ -165,6 +167,24 @@ def pipeline(
 ) -> RerankPipeline: ...
 @overload
 def pipeline(
+    task: Literal["multiple-choice"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> MultipleChoicePipeline: ...
+@overload
+def pipeline(
+    task: Literal["next-sentence-prediction"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> NextSentencePredictionPipeline: ...
+@overload
+def pipeline(
+    task: Literal["text-scoring"],
+    model: str | PathLike[str] | PreTrainedModel | None = None,
+    **options: Any,
+) -> TextScoringPipeline: ...
+@overload
+def pipeline(
     task: str | None = None,
     model: str | PathLike[str] | PreTrainedModel | None = None,
     **options: Any,
@@ -182,15 +202,16 @@ def pipeline(
     dtype: torch.dtype | str | None = None,
     torch_dtype: torch.dtype | str | None = None,
     use_fast: bool = True,
-    trust_remote_code: bool = False,
+    trust_remote_code: bool | None = False,
     model_kwargs: dict[str, Any] | None = None,
+    pipeline_class: type[Pipeline] | None = None,
     **task_defaults: Any,
 ) -> Any:
     """Make a pipeline: a tokenizer, a model and what a task does with them.
 
     Args:
-        task: one of the names in `TASKS` and `ALIASES`, such as `"sentiment-analysis"` or `"summarization"`, or
-            `"translation_en_to_fr"` for any two languages; `None` follows the model.
+        task: one of the names that `get_supported_tasks` gives, such as `"sentiment-analysis"` or `"summarization"`,
+            or `"translation_en_to_fr"` for any two languages; `None` follows the model.
         model: a folder, a name on the Hub, or a model; `None` takes the task's default, which for text classification
             ships inside the package and needs no network.
         config: a configuration, or where to read it, in place of the checkpoint's own.
@@ -205,6 +226,7 @@ def pipeline(
         use_fast: accepted for compatibility; every tokenizer is a fast one.
         trust_remote_code: only `False`; code from a checkpoint is never run.
         model_kwargs: further arguments of the model's `from_pretrained`, such as `cache_dir`.
+        pipeline_class: a subclass of `Pipeline` to use in place of the task's own class.
         task_defaults: options for all calls of the pipeline, such as `top_k=None` or `batch_size=8`.
 
     Returns:
@@ -215,7 +237,7 @@ def pipeline(
         HubError, FileError: the checkpoint cannot be had or is damaged.
         UnknownArgumentError: an argument does not exist.
     """
-    refuse_remote_code(trust_remote_code)
+    refuse_remote_code(bool(trust_remote_code))
     where: dict[str, Any] = {"revision": revision or "main", "token": token}
     loader = {**(model_kwargs or {}), "dtype": torch_dtype if dtype is None else dtype, "device_map": device_map}
     where |= {
@@ -224,13 +246,15 @@ def pipeline(
         if name in loader
     }
     if task is None:
-        task = _task_of(model, config, where)
-    kind = _find_task(task)
+        task = getattr(pipeline_class, "name", None) or _task_of(model, config, where)
+    kind = find_task(task) if pipeline_class is None else completed(pipeline_class, task)
+    options = _without_foreign(task_defaults)
     known = kind.known_options()
-    if unknown := task_defaults.keys() - known:
+    if unknown := options.keys() - known:
         reject_unknown("pipeline", unknown, known | _keywords())
     if model is None or isinstance(model, str | PathLike):
-        model = kind.default_model if model is None else model
+        if model is None:
+            model, where["revision"] = _default_of(kind, task), revision or default_revision(task) or "main"
         where = at_one_commit(model, where)
         loaded = kind.load_model(model, config=config, **where, **loader)
         if device is None and device_map is None:
@@ -239,32 +263,47 @@ def pipeline(
         loaded = model
         _refuse_for_loaded(loaded, config=config, **loader)
     source = loaded.name_or_path
+    resolve = partial(hub.resolve_file, source, required=False, **where) if source else None
+    return kind(loaded, _tokenizer_of(source, tokenizer, where), task=task, device=device, resolve=resolve, **options)
+
+
+def _without_foreign(given: dict[str, Any]) -> dict[str, Any]:
+    """Options without the keywords of Transformers that mean nothing here."""
+    for name, why in FOREIGN.items():
+        value = given.get(name)
+        if value is not None and (name, value) != ("framework", "pt"):
+            raise InputError(f"{name}: got {quoted(value)}, wanted nothing; {why}")
+    return {name: value for name, value in given.items() if name not in FOREIGN}
+
+
+def _default_of(kind: type[Pipeline], task: str) -> str:
+    """The checkpoint that a task takes when none is named."""
+    if not hasattr(kind, "default_model"):
+        raise InputError(f"model: got none, and {task} has no default one; pass model=")
+    return kind.default_model
+
+
+def _tokenizer_of(source: str, tokenizer: Any, where: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """The tokenizer that was given, or is named, or stands beside the model."""
+    from pellucid.tokenizer import AutoTokenizer, PreTrainedTokenizerBase
+
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return tokenizer
+    if tokenizer is not None and not isinstance(tokenizer, str | PathLike):
+        raise InputError(
+            f"tokenizer: got a {type(tokenizer).__name__}, wanted a folder, a name on the Hub, or a tokenizer that "
+            "pellucid has loaded"
+        )
     if tokenizer is None and not source:
         raise InputError("tokenizer: the model was not loaded from a checkpoint that has one; pass tokenizer=")
-    if tokenizer is None or isinstance(tokenizer, str | PathLike):
-        from pellucid.tokenizer import AutoTokenizer
-
-        elsewhere = tokenizer is not None and str(tokenizer) != source
-        place = {**where, "revision": "main"} if elsewhere else where
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer or source, **place)
-    resolve = partial(hub.resolve_file, source, required=False, **where) if source else None
-    return kind(loaded, tokenizer, task=task, device=device, resolve=resolve, **task_defaults)
-
-
-def plain_name(task: str) -> str:
-    """The name under which a task stands in `TASKS`: of an alias, or of `translation_en_to_fr`."""
-    if isinstance(task, str) and re.fullmatch("translation_[^_]+_to_[^_]+", task):
-        return "translation"
-    return ALIASES.get(task, task)
-
-
-def _find_task(task: str) -> type[Pipeline]:
-    """The class for a task's name; `InputError` naming the nearest one."""
-    name = plain_name(task)
-    if name not in TASKS:
-        known = sorted([*TASKS, *ALIASES])
-        raise InputError(f"task: got {task!r}, wanted one of {known}{did_you_mean(str(task), known)}")
-    return _task_class(name)
+    elsewhere = tokenizer is not None and str(tokenizer) != source
+    place = {**where, "revision": "main"} if elsewhere else where
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer or source, **place)
+    except (FileError, HubError) as error:
+        if tokenizer is not None:
+            raise
+        raise type(error)(f"{error}; if there is no tokenizer beside the model, pass tokenizer=") from error
 
 
 def _task_of(model: Any, config: Any, where: dict[str, Any]) -> str:
@@ -287,8 +326,15 @@ def _task_of(model: Any, config: Any, where: dict[str, Any]) -> str:
     )
 
 
-def _refuse_for_loaded(model: PreTrainedModel, **loader: Any) -> None:
-    """Raise `InputError` for what can only be chosen when a model is loaded."""
+def _refuse_for_loaded(model: Any, **loader: Any) -> None:
+    """Raise `InputError` for what is no model, and for what can only be chosen when one is loaded."""
+    from pellucid.model import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        raise InputError(
+            f"model: got a {type(model).__name__}, wanted a folder, a name on the Hub, or a model that pellucid has "
+            "loaded"
+        )
     dtype = loader.pop("dtype")
     wanted = None if dtype in (None, "auto") else str(dtype).removeprefix("torch.")
     given = [name for name, value in loader.items() if value is not None]

@@ -23,7 +23,7 @@ from pellucid.files import quoted
 from pellucid.outputs import BaseModelOutput
 from pellucid.pipelines.base import CallOptions, Pipeline, taken_apart
 from pellucid.pipelines.engine import Part, Row
-from pellucid.pipelines.steps import Described
+from pellucid.pipelines.steps import Described, Explained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,6 +65,7 @@ class FillMaskPipeline(Pipeline):
     auto_class = "AutoModelForMaskedLM"
     default_model = "distilbert/distilroberta-base"
     options = FillOptions
+    list_name = "words"
 
     def __call__(self, inputs: Any, **options: Unpack[FillOptions]) -> Any:
         """Fill the masks of texts.
@@ -199,3 +200,11 @@ class FillMaskPipeline(Pipeline):
             "function": "Postprocessing: logits → softmax → the best words",
             "scores": [(name, [score]) for name, score in zip(names, guesses.scores.flatten().tolist(), strict=True)],
         }
+
+    def explained(self, row: Any, values: list[Any], parts: list[Part], **options: Any) -> Explained:
+        """The logit of the best word for the first mask, in the part that answers for it."""
+        part = next(number for number, each in enumerate(parts) if self._places(each))
+        mask = self._places(parts[part])[0]
+        token = int(values[part].tokens[mask, 0])
+        name = f"logit of {self.tokenizer.decode([token])} for the first {self.tokenizer.mask_token}"
+        return Explained(name, lambda found: found[0].logits[mask, 0], [part], options={"targets": [token]})

@@ -114,7 +114,7 @@ def read_text(row: Any, number: int) -> Text | InputError:
         return row
     return InputError(
         f"row {number}: got {quoted(row)}, wanted a text, or a pair as (text, text_pair) or "
-        '{"text": …, "text_pair": …}; on_error="collect" answers the other rows'
+        '{"text": …, "text_pair": …}; on_error="keep" answers the other rows'
     )
 
 
@@ -185,7 +185,7 @@ def _fit(
         return InputError(f"row {number}: {error}")
     ids, types = encoded["input_ids"], encoded.data.get("token_type_ids")
     if rule.overlap is None:
-        return [Part(ids, types, (0, len(ids)))]
+        return [Part(ids, types, (0, len(ids)), cut=True)]
     return windows(ids, types, encoded.sequence_ids(0), rule.overlap, rule.limit, number)
 
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 import torch
 import torch.nn.functional as F
 
-from pellucid.errors import InputError, reject_unknown, strict
+from pellucid.errors import InputError, reject_unknown
 from pellucid.files import quoted
 from pellucid.pipelines.base import Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.preprocess import LONG, LengthRule, readable_tokens
-from pellucid.pipelines.steps import Described, Steps
+from pellucid.pipelines.steps import Described, Explained
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -54,7 +54,9 @@ class AnsweringOptions(TypedDict, total=False):
         align_to_words: stretch answers to whole words; default `True`.
         long: for texts longer than a window, `"window"` (default), `"error"` or `"truncate"`.
         batch_size: windows in a batch, in place of the token budget, which is the faster choice.
-        on_error: `"raise"` (default) the error of a row that cannot be read, or `"collect"` it as the row's answer.
+        tokens_per_batch: tokens in a batch, in place of the budget that is found by trying.
+        on_error: `"raise"` (default) the error of a row that cannot be read; `"keep"` it as the row's answer; or
+            `"collect"` it: the row's answer is `None`, and `last_run.errors` has its number and the error.
         progress: show a progress bar; default: when the run takes a while and a terminal is there.
         padding: accepted for compatibility; padding is never computed.
         num_workers: accepted for compatibility; tokenizing uses all cores by itself.
@@ -70,7 +72,8 @@ class AnsweringOptions(TypedDict, total=False):
     align_to_words: bool | None
     long: Literal["error", "truncate", "window"] | None
     batch_size: int | None
-    on_error: Literal["raise", "collect"]
+    tokens_per_batch: int | None
+    on_error: Literal["raise", "keep", "collect"]
     progress: bool | None
     padding: bool | str | None
     num_workers: int | None
@@ -99,9 +102,9 @@ class Passage(list[Part]):
 
     def keep_first(self) -> None:
         """Cut the text to its first window."""
+        self[0] = self[0]._replace(own=(0, len(self[0].ids)), cut=self[0].cut or len(self) > 1)
         del self[1:]
         self.encodings, self.spans = self.encodings[:1], self.spans[:1]
-        self[0] = self[0]._replace(own=(0, len(self[0].ids)))
 
 
 class QuestionAnsweringPipeline(Pipeline):
@@ -189,6 +192,8 @@ class QuestionAnsweringPipeline(Pipeline):
         for overlap, alike in by_overlap.items():
             passages = self._passages([pairs[place] for place in alike], LengthRule(rule.limit, overlap=overlap))
             for place, passage in zip(alike, passages, strict=True):
+                if pairs[place] != found[place]:  # the question was shortened
+                    passage[0] = passage[0]._replace(cut=True)
                 error = _refusal(passage, overlap, rule, options)
                 found[place] = InputError(f"row {first + place}: {error}") if error else passage
         return found
@@ -291,11 +296,10 @@ class QuestionAnsweringPipeline(Pipeline):
         rows = enumerate(zip(part.ids, encoding.sequence_ids, strict=True))
         return next((place for place, (token, text) in rows if token == marker and text is None), None)
 
-    @strict
-    def steps(self, text: Any) -> Steps:
-        """The three steps for one question, given as in a call: `(question, context)` or a dictionary of the two."""
-        pair = _read(text, 0)
-        return super().steps(text if isinstance(pair, InputError) else pair)
+    def shown(self, row: Any, parts: list[Part], options: Mapping[str, Any]) -> str | tuple[str, ...]:
+        """Question and text of a row."""
+        pair = _read(row, 0)
+        return super().shown(row, parts, options) if isinstance(pair, InputError) else pair
 
     def describe(self, values: list[Tensor], parts: list[Part], **options: Any) -> Described:
         """The tokens with the highest logits, and the best answers."""
@@ -314,6 +318,34 @@ class QuestionAnsweringPipeline(Pipeline):
             "function": "Postprocessing: logits → softmax over the text → products for spans",
             "scores": [(answer["answer"], [answer["score"]]) for answer in answers],
         }
+
+    def explained(self, row: Any, values: list[Tensor], parts: list[Part], **options: Any) -> Explained:
+        """The sum of the start logit and the end logit of the answer, in the window that is surest of it."""
+        assert isinstance(parts, Passage)
+        wanted = self._answers(values, parts, {**options, "handle_impossible_answer": False, "top_k": 1})[0]["answer"]
+        aligned, longest = options.get("align_to_words") is not False, options.get("max_answer_len") or ANSWER
+        found = []
+        for number, (value, encoding, span) in enumerate(zip(values, parts.encodings, parts.spans, strict=True)):
+            start, end = value[list(span)].softmax(dim=0).unbind(dim=1)
+            for first, last, score in best_spans(start, end, 12, longest):
+                characters = _characters(encoding, span[first], span[last], int(parts.second), aligned)
+                same = parts.context[slice(*characters)].lower() == wanted.lower()
+                found.append((same, score, number, span[first], span[last]))
+        _, _, number, first, last = max(found)
+        encoding = parts.encodings[number]
+        spans = [
+            None if text is None else (text, *offsets)
+            for text, offsets in zip(encoding.sequence_ids, encoding.offsets, strict=True)
+        ]
+        pair = _read(row, 0)
+        assert not isinstance(pair, InputError)
+        return Explained(
+            f"start and end logit of {wanted}",
+            lambda logits: logits[0][first, 0] + logits[0][last, 1],
+            [number],
+            [pair if parts.second else pair[::-1]],
+            spans,
+        )
 
 
 # ---------------------------------------------------------------------- rows

@@ -20,7 +20,7 @@ from pellucid.files import quoted
 from pellucid.pipelines.base import CallOptions, Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.preprocess import LengthRule, encode
-from pellucid.pipelines.steps import Described
+from pellucid.pipelines.steps import Described, Explained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +66,7 @@ class RerankPipeline(Pipeline):
     auto_class = "AutoModelForSequenceClassification"
     default_model = "cross-encoder/ms-marco-MiniLM-L6-v2"
     options = RerankOptions
+    list_name = "documents"
     fields: ClassVar[tuple[str, ...]] = ("query", "documents")
 
     def __call__(self, inputs: Any, documents: Sequence[str] | None = None, **options: Unpack[RerankOptions]) -> Any:
@@ -193,6 +194,15 @@ class RerankPipeline(Pipeline):
             "function": f"Postprocessing: logits → {self._function(options)} → scores",
             "scores": [(text, [score]) for text, score in zip(parts.documents, scores, strict=True)],
         }
+
+    def explained(self, row: Any, values: list[Tensor], parts: list[Part], **options: Any) -> Explained:
+        """The logit of the best document, in its best window."""
+        assert isinstance(parts, Query)
+        part = max(range(len(parts)), key=lambda number: float(values[number][0]))
+        document = next(number for number in range(len(parts.counts)) if part < sum(parts.counts[: number + 1]))
+        query, _ = _read(row, options.get("documents"))
+        texts = [(str(query), parts.documents[document])]
+        return Explained(f"logit of document {document}", lambda found: found[0][0], [part], texts)
 
 
 def _read(row: Any, usual: Any) -> tuple[Any, Any]:

@@ -16,25 +16,34 @@ cut into windows that end with a sentence where possible, each is answered, and 
 from __future__ import annotations
 
 import copy
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from pellucid.errors import InputError, reject_unknown
 from pellucid.files import quoted
 from pellucid.generation.config import GenerationConfig
+from pellucid.layout import PackedTokens
 from pellucid.pipelines.base import Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.preprocess import LengthRule, Text, encode, read_text, readable_tokens
-from pellucid.pipelines.steps import Described
-from pellucid.pipelines.writing import TOKENS_PER_BATCH, Continuation, Plan, WritingOptions, continued, opened
+from pellucid.pipelines.steps import Described, Explained
+from pellucid.pipelines.writing import (
+    TOKENS_PER_BATCH,
+    Continuation,
+    Plan,
+    WritingOptions,
+    continued,
+    ones,
+    opened,
+)
 
-if TYPE_CHECKING:
-    from pellucid.layout import PackedTokens
+logger = logging.getLogger("pellucid")
 
 SHOWN = 10
 """Candidates for the first token that `steps` shows."""
@@ -44,6 +53,8 @@ CUTS = (
     re.compile(r".", re.DOTALL),  # characters
 )
 """A long text may be cut behind what these find, the best places first."""
+TOGETHER = 4096
+"""Pieces of a text that are measured together."""
 READING = frozenset({"add_special_tokens", "max_length", "truncation"})
 """What `tokenizer_encode_kwargs` may say."""
 
@@ -101,6 +112,8 @@ class Text2TextGenerationPipeline(Pipeline):
     default_model = "google-t5/t5-base"
     options = Text2TextOptions
     tokens_per_batch: ClassVar[int] = TOKENS_PER_BATCH
+    reads_ahead = False  # languages are chosen in the tokenizer itself, and reading takes little time beside writing
+    list_name = "texts"
     return_name: ClassVar[str] = "generated"
     """Beginning of the names in an answer: `generated_text`."""
     new_tokens = 256
@@ -124,8 +137,9 @@ class Text2TextGenerationPipeline(Pipeline):
             UnknownArgumentError: an option does not exist.
         """
         answer = self.answer(inputs, options)
-        if isinstance(inputs, list) and all(isinstance(row, InputError) or len(row) == 1 for row in answer):
-            return [row if isinstance(row, InputError) else row[0] for row in answer]
+        bad = (type(None), InputError)
+        if isinstance(inputs, list) and all(isinstance(row, bad) or len(row) == 1 for row in answer):
+            return [row if isinstance(row, bad) else row[0] for row in answer]
         return answer
 
     # ------------------------------------------------------------------ options
@@ -167,7 +181,7 @@ class Text2TextGenerationPipeline(Pipeline):
         model: Any = self.model
         readable = readable_tokens(model.get_encoder())
         # The tokenizer's limit is a habit and says where to cut; what the model can read beyond it is not refused.
-        cut = given["truncation"] not in (None, False) or given["long"] in ("truncate", "window")
+        cut = given["truncation"] not in (None, False, "do_not_truncate") or given["long"] in ("truncate", "window")
         return LengthRule.from_options(given, readable, self.tokenizer.model_max_length if cut else readable)
 
     @property
@@ -247,9 +261,14 @@ class Text2TextGenerationPipeline(Pipeline):
         if 0 < len(whole) <= limit:
             return Source([_part(whole)])
         room = limit - len(ids_of([prefix])[0])
-        sizes_of = lambda texts: [  # noqa: E731
-            len(ids) for ids in self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        ]
+
+        def sizes_of(texts: list[str]) -> list[int]:
+            sizes: list[int] = []
+            for start in range(0, len(texts), TOGETHER):  # what is made of a million pieces would not fit into memory
+                some = texts[start : start + TOGETHER]
+                sizes += map(len, self.tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"])
+            return sizes
+
         while room > 0:
             pieces = cut(text[len(prefix) :], sizes_of, room)
             windows = ids_of([prefix + piece.rstrip() for piece in pieces])
@@ -301,6 +320,10 @@ class Text2TextGenerationPipeline(Pipeline):
             answers.append({f"{self.return_name}_text": "".join(texts), **more})
         return answers
 
+    def in_columns(self, answers: list[Any], options: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Answers as columns of a frame: of one text each, its fields; of several, `texts`."""
+        return super().in_columns(ones(answers), options)
+
     def describe(self, values: list[Any], parts: list[Part], **options: Any) -> Described:
         """The best candidates for the first token: their scores as the model gave them, and their chances."""
         plan, ids = self._plan(options), parts[0].ids
@@ -322,6 +345,22 @@ class Text2TextGenerationPipeline(Pipeline):
             "scores": [(name, [chance]) for name, chance in zip(names, chances, strict=True)],
         }
 
+    def explained(self, row: Any, values: list[Any], parts: list[Part], **options: Any) -> Explained:
+        """The logit of the first word that was written, language codes aside, for the first window of a long text."""
+        tokens, special = values[0][0].tokens, set(self.tokenizer.all_special_ids)
+        start = len(_start_of(self._plan(options)))
+        place = next((place for place in range(start, len(tokens)) if tokens[place] not in special), start)
+        if place >= len(tokens) or not place:
+            raise InputError("explain: nothing was written behind the start token, so there is no word to explain")
+        name = f"logit of {quoted(self.tokenizer.decode([tokens[place]]))} as the first word"
+        return Explained(name, lambda found: found[0][tokens[place]], options={"written": tokens[:place]})
+
+    def differentiable(self, packed: PackedTokens, **options: Any) -> Sequence[Any]:
+        """The logits `[V]` of the word behind those `written`, for each part."""
+        answers = PackedTokens.from_lists([options["written"]] * packed.layout.batch, device=self.device)
+        output: Any = self.model(packed=answers, packed_source=packed, logits_to_keep=1, return_dict=True)
+        return output.logits[:, -1].float().cpu().unbind(0)  # type: ignore[no-any-return]  # [B, 1, V] → [V] each
+
 
 class SummarizationPipeline(Text2TextGenerationPipeline):
     """Short texts of long ones: `{"summary_text": …}`; all else as in `Text2TextGenerationPipeline`."""
@@ -334,6 +373,7 @@ class SummarizationPipeline(Text2TextGenerationPipeline):
 class TranslationPipeline(Text2TextGenerationPipeline):
     """Texts in another language: `{"translation_text": …}`; also under names such as `"translation_en_to_fr"`.
 
+    Of a checkpoint with settings for several such names, the plain name means the first, and a warning says so.
     Models that know many languages are told which by `src_lang` and `tgt_lang`; all else is as in
     `Text2TextGenerationPipeline`.
     """
@@ -341,6 +381,14 @@ class TranslationPipeline(Text2TextGenerationPipeline):
     name = "translation"
     return_name = "translation"
     options = TranslationOptions
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        tasks = self.model.config.extra.get("task_specific_params")
+        known = [name for name in tasks if name.startswith("translation_")] if isinstance(tasks, Mapping) else []
+        if self.task == self.name and known:
+            self.task = known[0]
+            logger.warning("task: translation means %s here; the checkpoint knows %s", self.task, ", ".join(known))
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise `InputError` for an option's value that cannot be used."""
@@ -422,15 +470,16 @@ def cut(
     """
     ends = [0, *(found.end() for found in patterns[0].finditer(text)), len(text)]
     units = [text[start:end] for start, end in pairwise(ends) if start < end]
-    pieces, used = [], room + 1
+    pieces: list[str] = []
+    joined: list[str] = []  # what the next piece is made of
+    used = 0
     for unit, size in zip(units, sizes_of(units) if units else [], strict=True):
+        if joined and used + size > room:
+            pieces.append("".join(joined))
+            joined, used = [], 0
         if size > room and len(patterns) > 1:
             pieces += cut(unit, sizes_of, room, patterns[1:])
-            used = room + 1
-        elif used + size > room:
-            pieces.append(unit)
-            used = size
         else:
-            pieces[-1] += unit
+            joined.append(unit)
             used += size
-    return pieces
+    return [*pieces, "".join(joined)] if joined else pieces

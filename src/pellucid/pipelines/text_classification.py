@@ -18,7 +18,7 @@ import torch
 from pellucid.errors import InputError, did_you_mean
 from pellucid.pipelines.base import CallOptions, Pipeline
 from pellucid.pipelines.engine import Part
-from pellucid.pipelines.steps import Described
+from pellucid.pipelines.steps import Described, Explained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +55,7 @@ class TextClassificationPipeline(Pipeline):
     auto_class = "AutoModelForSequenceClassification"
     default_model = str(Path(__file__).parent.parent / "assets" / "sentiment")
     options = ClassificationOptions
+    list_name = "labels"
 
     def __call__(self, inputs: Any, **options: Unpack[ClassificationOptions]) -> Any:
         """Classify texts.
@@ -137,6 +138,12 @@ class TextClassificationPipeline(Pipeline):
             "function": f"Postprocessing: logits → {self._function(options)} → scores",
             "scores": [(name, [score]) for name, score in zip(names, scores, strict=True)],
         }
+
+    def explained(self, row: Any, values: list[Tensor], parts: list[Part], **options: Any) -> Explained:
+        """The logit of the best label, in the window that says so most surely."""
+        best = int(self._scores(values, parts, options).argmax())
+        part = max(range(len(parts)), key=lambda number: float(values[number][best]))
+        return Explained(f"logit of {self._label_names()[best]}", lambda found: found[0][best], [part])
 
     def _label_names(self) -> list[str]:
         names = self.model.config.id2label or {}

@@ -9,6 +9,9 @@
 
 Every setting of `GenerationConfig` can be given by its name. What neither the call nor the checkpoint says is as in
 Transformers: up to 256 new tokens, sampled with temperature 0.7; `do_sample=False` takes the most probable ones.
+
+A prompt that leaves no room for an answer is an error; `long="truncate"` leaves out its beginning. There are no windows
+over a prompt, as a model goes on with all of it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
-from pellucid.errors import InputError, did_you_mean, strict
+from pellucid.errors import InputError, did_you_mean
 from pellucid.files import quoted
 from pellucid.generation.config import GenerationConfig
 from pellucid.generation.detokenizer import Detokenizer
@@ -29,8 +32,16 @@ from pellucid.generation.room import window_of
 from pellucid.pipelines.base import Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.preprocess import LengthRule, readable_tokens
-from pellucid.pipelines.steps import Described, Steps
-from pellucid.pipelines.writing import TOKENS_PER_BATCH, Continuation, Plan, WritingOptions, continued, opened
+from pellucid.pipelines.steps import Described, Explained
+from pellucid.pipelines.writing import (
+    TOKENS_PER_BATCH,
+    Continuation,
+    Plan,
+    WritingOptions,
+    continued,
+    ones,
+    opened,
+)
 
 if TYPE_CHECKING:
     from pellucid.layout import PackedTokens
@@ -46,7 +57,9 @@ class GenerationOptions(WritingOptions, total=False):
     Attributes:
         return_full_text: `False` gives what was written without the prompt, or the chat, before it.
         prefix: a text put before each prompt, that is not part of the answer; default as the checkpoint says.
-        handle_long_generation: `"hole"` cuts prompts on their left, so that there is room for an answer.
+        long: `"error"` (default) for prompts that leave no room for an answer, or `"truncate"`: the beginning of such a
+            prompt is left out, as what is written follows its end. There are no windows over a prompt.
+        handle_long_generation: `"hole"`, another name of `long="truncate"`.
         continue_final_message: go on with the last message of a chat; default: if it is the assistant's.
         tools: what a chat's model may call, as JSON schemas or functions.
         documents: texts that a chat's model may look at, `{"title": …, "text": …}`.
@@ -54,6 +67,7 @@ class GenerationOptions(WritingOptions, total=False):
 
     return_full_text: bool | None
     prefix: str | None
+    long: Literal["error", "truncate"] | None
     handle_long_generation: Literal["hole"] | None
     continue_final_message: bool | None
     tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None
@@ -66,10 +80,11 @@ class Prompt(list[Part]):
     Args:
         ids: what the model reads.
         given: the text or chat.
+        cut: whether some of it is not read.
     """
 
-    def __init__(self, ids: list[int], given: str | Chat) -> None:
-        super().__init__([Part(ids, None, (0, len(ids)))])
+    def __init__(self, ids: list[int], given: str | Chat, cut: bool) -> None:
+        super().__init__([Part(ids, None, (0, len(ids)), cut)])
         self.given = given
 
 
@@ -86,6 +101,8 @@ class TextGenerationPipeline(Pipeline):
     default_model = "openai-community/gpt2"
     options = GenerationOptions
     tokens_per_batch: ClassVar[int] = TOKENS_PER_BATCH
+    reads_ahead = False  # reading prompts takes next to no time beside writing
+    list_name = "texts"
     new_tokens = 256
 
     def __call__(self, text_inputs: Any, **options: Any) -> Any:
@@ -180,6 +197,16 @@ class TextGenerationPipeline(Pipeline):
             raise InputError(
                 f"handle_long_generation: got {how!r}, wanted 'hole' or None{did_you_mean(str(how), ['hole'])}"
             )
+        long, wanted = options.get("long"), ("error", "truncate")
+        if long == "window":
+            raise InputError(
+                'long="window": a model goes on with a prompt as a whole, and what it writes behind each window is not '
+                'one answer; pass long="truncate" to keep the end of the prompt'
+            )
+        if long not in (None, *wanted):
+            raise InputError(f"long: got {long!r}, wanted one of {list(wanted)}{did_you_mean(str(long), wanted)}")
+        if long == "error" and (how == "hole" or options.get("truncation")):
+            raise InputError('long="error" and handle_long_generation or truncation contradict each other; drop one')
         if options.get("truncation") not in (None, True, False):
             raise InputError(f"truncation: got {options['truncation']!r}, wanted True or False")
         config = options.get("generation_config")
@@ -240,19 +267,34 @@ class TextGenerationPipeline(Pipeline):
             marked = {} if special is None else {"add_special_tokens": special}
             ids = self.tokenizer(texts, **{"verbose": False, **marked, **given})["input_ids"]
             for place, own in zip(places, ids, strict=True):
-                found[place] = self._fit(own, plan, options, first + place, window)
+                found[place] = own
         for place, prompt in enumerate(prompts):
             if isinstance(prompt, list):
                 try:
-                    found[place] = self._fit(
-                        self._chat_ids(prompt, options, given), plan, options, first + place, window
-                    )
+                    found[place] = self._chat_ids(prompt, options, given)
                 except InputError as error:
                     found[place] = InputError(f"row {first + place}: {error}")
-        return [
-            ids if isinstance(ids, InputError) else Prompt(ids, prompt)  # type: ignore[arg-type]
-            for ids, prompt in zip(found, prompts, strict=True)
-        ]
+        laid: list[Row] = []
+        for number, (ids, prompt) in enumerate(zip(found, prompts, strict=True), first):
+            kept = ids if isinstance(ids, InputError) else self._fit(ids, plan, options, number, window)
+            if isinstance(kept, InputError):
+                laid.append(kept)
+                continue
+            assert not isinstance(prompt, InputError)  # its error stands where ids would
+            cut = len(kept) < len(ids) or (given.get("truncation") and self._is_longer(prompt, len(ids), options))
+            laid.append(Prompt(kept, prompt, bool(cut)))
+        return laid
+
+    def _is_longer(self, prompt: str | Chat, tokens: int, options: Mapping[str, Any]) -> bool:
+        """Whether a prompt of which the tokenizer left so many tokens has more."""
+        given = {**(options.get("tokenizer_encode_kwargs") or {}), "truncation": False, "padding": False}
+        given = {name: value for name, value in given.items() if name not in ("max_length", "return_tensors")}
+        if isinstance(prompt, list):
+            return len(self._chat_ids(prompt, options, given)) > tokens
+        special = options.get("add_special_tokens")
+        marked = {} if special is None else {"add_special_tokens": special}
+        whole = self.tokenizer(self._prefix(options) + prompt, **{"verbose": False, **marked, **given})
+        return len(whole["input_ids"]) > tokens
 
     def _chat_ids(self, chat: Chat, options: Mapping[str, Any], given: Mapping[str, Any]) -> list[int]:
         goes_on = _goes_on(chat, options)
@@ -282,7 +324,7 @@ class TextGenerationPipeline(Pipeline):
         limit, new = min(readable, self.tokenizer.model_max_length), plan.room_for(len(ids))
         if plan.flexible:
             new = min(new, max(limit - len(ids), limit // 2))
-        cut_left = options.get("handle_long_generation") == "hole"
+        cut_left = options.get("handle_long_generation") == "hole" or options.get("long") == "truncate"
         if (cut_left or (options.get("truncation") and not options.get("max_length"))) and len(ids) + new > limit:
             if new >= limit:
                 return InputError(
@@ -301,7 +343,7 @@ class TextGenerationPipeline(Pipeline):
             more = "" if plan.flexible else f" and is to get {new:,} more"
             return InputError(
                 f"row {number}: the prompt has {len(ids):,} tokens{more}, the model reads at most {readable:,}; "
-                'leave out the beginning of such a prompt by handle_long_generation="hole", or shorten max_new_tokens'
+                'leave out the beginning of such a prompt by long="truncate", or shorten max_new_tokens'
             )
         return ids
 
@@ -362,20 +404,14 @@ class TextGenerationPipeline(Pipeline):
             answers.append({"generated_text": written, **text.more})
         return answers
 
-    @strict
-    def steps(self, text: Any) -> Steps:
-        """The three steps for one prompt; the second and third for the first token that is written.
+    def shown(self, row: Any, parts: list[Part], options: Mapping[str, Any]) -> str | tuple[str, ...]:
+        """The prompt of a row; of a chat, the text that its template makes of it."""
+        prompt = _read(row, 0)
+        return prompt if isinstance(prompt, str) else str(self.tokenizer.decode(parts[0].ids))
 
-        Returns:
-            An object with every intermediate value; `print` it to read it.
-
-        Raises:
-            InputError: the prompt cannot be read.
-        """
-        if not _is_chat(text):
-            return super().steps(text)
-        found = super().steps(tuple(text))
-        return replace(found, text=str(self.tokenizer.decode(found.input_ids)))
+    def in_columns(self, answers: list[Any], options: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Answers as columns of a frame: of one text each, its fields; of several, `texts`."""
+        return super().in_columns(ones(answers), options)
 
     def describe(self, values: list[Any], parts: list[Part], **options: Any) -> Described:
         """The best candidates for the first token: their scores, and their chances after the logits processors."""
@@ -396,6 +432,22 @@ class TextGenerationPipeline(Pipeline):
             "function": f"Decoding: {str(method).replace('_', ' ')}; chances of the same tokens after its settings",
             "scores": [(name, [chance]) for name, chance in zip(names, chances, strict=True)],
         }
+
+    def explained(self, row: Any, values: list[Any], parts: list[Part], **options: Any) -> Explained:
+        """The logit of the first token that was written."""
+        tokens = values[0][0].tokens
+        if not tokens:
+            raise InputError("explain: nothing was written behind the prompt, so there is no token to explain")
+        token = tokens[0]
+        prompt = _read(row, 0)
+        text = self._prefix(options) + prompt if isinstance(prompt, str) else self.shown(row, parts, options)
+        name = f"logit of {quoted(self.tokenizer.decode([token]))} as the first token"
+        return Explained(name, lambda found: found[0][token], texts=[text])
+
+    def differentiable(self, packed: PackedTokens, **options: Any) -> Sequence[Any]:
+        """The logits `[V]` of the next token, for each part."""
+        output: Any = self.model(packed=packed, logits_to_keep=1, return_dict=True)
+        return output.logits[:, -1].float().cpu().unbind(0)  # type: ignore[no-any-return]  # [B, 1, V] → [V] each
 
 
 def _is_message(value: Any) -> bool:

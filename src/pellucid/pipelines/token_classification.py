@@ -24,7 +24,7 @@ from pellucid.files import quoted
 from pellucid.pipelines.base import CallOptions, Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.preprocess import LengthRule, refusal, windows
-from pellucid.pipelines.steps import Described
+from pellucid.pipelines.steps import Described, Explained
 from pellucid.tokenizer.vocabulary import replace_surrogates
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class TokenClassificationPipeline(Pipeline):
     auto_class = "AutoModelForTokenClassification"
     default_model = "dslim/distilbert-NER"
     options = TokenOptions
+    list_name = "entities"
 
     def __call__(self, inputs: Any, **options: Unpack[TokenOptions]) -> Any:
         """Find what is named in texts.
@@ -308,6 +309,30 @@ class TokenClassificationPipeline(Pipeline):
             "scores": [(name, [score]) for name, score in zip(shown, scores, strict=True)],
         }
 
+    def explained(self, row: Any, values: list[Tensor], parts: list[Part], **options: Any) -> Explained:
+        """The logit of the label that is surest among those that are answered; if there are none, of any."""
+        assert isinstance(parts, Marked)
+        names = self.model.config.id2label or {}
+        ignored = ["O"] if options.get("ignore_labels") is None else options["ignore_labels"]
+        pieces, found = list(parts.by_window()), list[tuple[bool, float, int, int, int]]()
+        for number, (value, part) in enumerate(zip(values, parts, strict=True)):
+            best, labels = value.softmax(dim=-1).max(dim=-1)
+            for place in range(*part.own):
+                label = int(labels[place])
+                if pieces[number][place] is not None:
+                    found.append((names[label] not in ignored, float(best[place]), number, place, label))
+        if not found:
+            raise InputError("explain: there is no word in the text to explain the label of; give one with words")
+        _, _, number, place, label = max(found)
+        spans = [None if piece is None else (0, piece.start, piece.end) for piece in pieces[number]]
+        delimiter = " " if options.get("delimiter") is None else str(options["delimiter"])
+        text = row["text"] if isinstance(row, Mapping) else row
+        text = text if isinstance(text, str) else delimiter.join(text)
+        piece = pieces[number][place]
+        assert piece is not None
+        name = f"logit of {names[label]} at {text[piece.start : piece.end]}"
+        return Explained(name, lambda values: values[0][place, label], [number], [text], spans)
+
 
 # ---------------------------------------------------------------------- rows and windows
 
@@ -330,7 +355,7 @@ def _lay_out(encoding: Encoding, pieces: list[Piece | None], rule: LengthRule, n
     if error := refusal(len(encoding.ids), rule, number):
         return error
     if len(encoding.ids) <= rule.limit or rule.overlap is None:
-        return Marked([Part(encoding.ids, None, (0, len(encoding.ids)))], pieces)
+        return Marked([Part(encoding.ids, None, (0, len(encoding.ids)), cut=bool(encoding.overflowing))], pieces)
     parts = windows(encoding.ids, None, encoding.sequence_ids, rule.overlap, rule.limit, number)
     return parts if isinstance(parts, InputError) else Marked(parts, pieces)
 

@@ -48,7 +48,9 @@ class WritingOptions(TypedDict, total=False):
         tokenizer_encode_kwargs: further arguments of the tokenizer's call, or of the chat template.
         add_special_tokens: whether a prompt that is a text gets the tokenizer's markers.
         batch_size: prompts continued together.
-        on_error: `"raise"` (default) the error of a row that cannot be read, or `"collect"` it as the row's answer.
+        tokens_per_batch: tokens of prompts that are read together; default 8192.
+        on_error: `"raise"` (default) the error of a row that cannot be read; `"keep"` it as the row's answer; or
+            `"collect"` it: the row's answer is `None`, and `last_run.errors` has its number and the error.
         progress: show a progress bar; default: when the run takes a while and a terminal is there.
         padding: accepted for compatibility; padding is never computed.
         num_workers: accepted for compatibility.
@@ -70,10 +72,16 @@ class WritingOptions(TypedDict, total=False):
     tokenizer_encode_kwargs: dict[str, Any] | None
     add_special_tokens: bool | None
     batch_size: int | None
-    on_error: Literal["raise", "collect"]
+    tokens_per_batch: int | None
+    on_error: Literal["raise", "keep", "collect"]
     progress: bool | None
     padding: bool | str | None
     num_workers: int | None
+
+
+def ones(answers: Sequence[Any]) -> list[Any]:
+    """Answers of which each that is a list of one text is that text alone."""
+    return [answer[0] if isinstance(answer, list) and len(answer) == 1 else answer for answer in answers]
 
 
 @dataclass

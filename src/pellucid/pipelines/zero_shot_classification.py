@@ -24,7 +24,7 @@ from pellucid.files import quoted
 from pellucid.pipelines.base import CallOptions, Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.preprocess import LengthRule, Text, encode, read_text
-from pellucid.pipelines.steps import Described
+from pellucid.pipelines.steps import Described, Explained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,3 +234,13 @@ class ZeroShotClassificationPipeline(Pipeline):
                 (label, [score]) for label, score in zip(labels, self._scores(logits, options).tolist(), strict=True)
             ],
         }
+
+    def explained(self, row: Any, values: list[Tensor], parts: list[Part], **options: Any) -> Explained:
+        """The logit by which the best label follows from the text, in the window where it is highest."""
+        assert isinstance(parts, Premise)
+        labels, follows = self._labels(options), self.entailment_id
+        best = int(self._scores(self._logits(values, parts), options).argmax())
+        first = sum(parts.counts[:best])
+        part = max(range(first, first + parts.counts[best]), key=lambda number: float(values[number][follows]))
+        texts = [(parts.sequence, self._hypothesis(labels[best], options))]
+        return Explained(f"logit that {labels[best]} follows", lambda found: found[0][follows], [part], texts)
