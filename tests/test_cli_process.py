@@ -16,7 +16,7 @@ import pytest
 import pellucid
 from cli_cases import Call, caller, make_model
 from pellucid.cli import terminal
-from pellucid.cli.texts import count_lines
+from pellucid.pipelines.datafiles import count_rows
 from pellucid.pipelines.text_classification import TextClassificationPipeline
 
 
@@ -149,7 +149,7 @@ def on_a_terminal(words: list[str], stdout_too: bool, **changes: str) -> tuple[s
 def test_a_terminal_gets_colours_and_lines_that_fit(model: str) -> None:
     words = command("run", "text-classification", "--model", model, "--truncation", "so much " * 30)
     shown, _ = on_a_terminal(words, stdout_too=True)
-    plain = shown.replace("\x1b[1m", "").replace("\x1b[0m", "").strip()
+    plain = shown.splitlines()[0].replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert shown.startswith("\x1b[1m")
     assert plain.endswith("…")
     assert len(plain) == 60
@@ -177,4 +177,4 @@ def test_a_long_file_has_a_progress_bar_where_somebody_reads_along(
 def test_the_last_line_counts_without_its_end(tmp_path: Path) -> None:
     for text, lines in (("", 0), ("a", 1), ("a\n", 1), ("a\n\nb", 3)):
         (tmp_path / "file").write_text(text)
-        assert count_lines(str(tmp_path / "file")) == lines
+        assert count_rows(tmp_path / "file") == lines

@@ -4,7 +4,8 @@
 - `terminal.py`: what is printed, and how it fits the terminal
 - `texts.py`: texts from arguments, standard input and files
 
-A command's file has two functions: `parser()` says what it takes, `run(args)` does it and returns the exit code.
+A command's file has two functions: `parser()` says what it takes, `run(args)` does it and returns the exit code. With a
+third one, `page(words)`, it makes its help page itself.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = importlib.import_module(f"pellucid.cli.{name}")
             parser = module.parser()
             if {"-h", "--help"} & set(before_dashes(words)[0]):
-                terminal.out(parser.format_help().rstrip())
+                page: str = module.page(words) if hasattr(module, "page") else parser.format_help()
+                terminal.out(page.rstrip())
                 code = 0
             else:
                 code = int(module.run(parser.read(words)))

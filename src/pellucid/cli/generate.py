@@ -80,7 +80,7 @@ def _answers(pipe: TextGenerationPipeline, rows: Iterable[Any]) -> Iterator[tupl
             waiting.append(row)
             yield row
 
-    answers = pipe(noted(), return_full_text=False, on_error="collect", progress=False)
+    answers = pipe(noted(), return_full_text=False, on_error="keep", progress=False)
     for answer in answers:
         yield waiting.popleft(), answer if isinstance(answer, InputError) else answer[0]["generated_text"]
 
