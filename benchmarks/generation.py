@@ -2,8 +2,8 @@
 
 The shapes are those of GPT-2 124M, BART-base, T5-small and TinyLlama 1.1B, with random weights that are the same
 everywhere; an encoder reads the prompts of BART and T5. Everybody is called as their users call them: `generate` on
-ids, padded where there are several, and in CTranslate2, where it is installed, its own methods. Before
-anything is timed, the texts that pellucid writes in fp32 are compared with the reference's.
+ids, padded where there are several; in CTranslate2 and (for Llama) llama.cpp, where they are installed, their own
+methods. Before anything is timed, the texts that pellucid writes in fp32 are compared with the reference's.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch
 
 from common import OWN, PEER, Row, finish, interleave, parser, show
 from decoders import PAD, SHAPES, CTranslate2Model, Shape, build, ctranslate2_models, draw_prompts, padded
+from llama_cpp_peer import LlamaCppModel, llama_cpp_models
 
-CT2 = "CTranslate2"
+CT2, LLAMA_CPP = "CTranslate2", "llama.cpp"
 SPEED = "speed form"
 TIE = 1e-3  # two texts whose log-probabilities are nearer than that are equally good
 Texts = list[list[int]]
@@ -46,7 +47,7 @@ class Work:
 
     def write(self, model: Any) -> Texts:
         """What a model of either library writes."""
-        if isinstance(model, CTranslate2Model):
+        if isinstance(model, CTranslate2Model | LlamaCppModel):
             return model.write(self.prompts, self.new, self.beams)
         inputs = padded(self.prompts, left=not model.config.is_encoder_decoder)
         written = model.generate(
@@ -93,7 +94,7 @@ def compare(work: Work, wanted: Texts, found: Mapping[str, Texts], peer: Any) ->
     for name, texts in found.items():
         same = sum(one == other for one, other in zip(texts, wanted, strict=True))
         show(f"{work.name}: {name}: {same} of {len(wanted)} texts as {PEER}")
-        if CT2 in name or "fp32" not in name:
+        if name.startswith((CT2, LLAMA_CPP)) or "fp32" not in name:
             continue
         for prompt, text, other in zip(work.prompts, texts, wanted, strict=True):
             apart = 0.0 if text == other else abs(
@@ -115,15 +116,20 @@ def measure(shape: Shape, given: argparse.Namespace) -> list[Row]:
     models: dict[str, Any] = {}
     for name, (peer, own) in pairs.items():
         models |= {f"{PEER} {name}": peer, f"{OWN} {name}": own, f"{SPEED} {name}": for_inference(own)}
-    with torch.inference_mode(), ctranslate2_models(shape, pairs.get("fp32", (None,))[0]) as others:
-        models |= {f"{CT2} {name}": model for name, model in others.items()}
+    first = next(iter(pairs))
+    with (
+        torch.inference_mode(),
+        ctranslate2_models(shape, pairs.get("fp32", (None,))[0]) as in_ct2,
+        llama_cpp_models(shape, pairs[first][0]) as in_llama_cpp,
+    ):
+        models |= {f"{CT2} {name}": model for name, model in in_ct2.items()}
+        models |= {f"{LLAMA_CPP} {name}": model for name, model in in_llama_cpp.items()}
         rows = []
         for work in works_of(shape, given.quick):
             calls: dict[str, Callable[[], Texts]] = {
                 name: lambda work=work, model=model: work.write(model) for name, model in models.items()
             }
             texts = {name: call() for name, call in calls.items()}
-            first, *_ = pairs
             wanted = texts.pop(f"{PEER} {first}")
             compare(work, wanted, texts, pairs[first][0])
             rows += rows_of(shape, work, interleave(calls, repeats=given.repeats, warm_up=0))
@@ -131,7 +137,7 @@ def measure(shape: Shape, given: argparse.Namespace) -> list[Row]:
 
 
 def rows_of(shape: Shape, work: Work, seconds: Mapping[str, float]) -> list[Row]:
-    """One row for each form, and those of CTranslate2 in the reference's place."""
+    """One row for each form, and those of CTranslate2 and llama.cpp in the reference's place."""
     for name, taken in seconds.items():
         show(f"{work.name}: {name}: {work.new * len(work.prompts) / taken:,.1f} tokens/s")
     what = f"{shape.name}, {work.name}"
@@ -150,10 +156,12 @@ def rows_of(shape: Shape, work: Work, seconds: Mapping[str, float]) -> list[Row]
             Row(f"{what}: bf16", seconds[f"{PEER} bf16"], seconds[f"{OWN} bf16"]),
             Row("the same: bf16, speed form, against bf16", seconds[f"{PEER} bf16"], own, goal=work.goal),
         ]
-    for name, ours in (("fp32", f"{SPEED} fp32"), ("int8", f"{SPEED} bf16")):
-        if f"{CT2} {name}" in seconds:
-            there = f"the same: {CT2} {name} in place of {PEER}, against {ours.removeprefix(SPEED).strip()}"
-            rows.append(Row(f"{there}, speed form", seconds[f"{CT2} {name}"], seconds[ours]))
+    for other, ours in (
+        (f"{CT2} fp32", "fp32"), (f"{CT2} int8", "bf16"), (f"{LLAMA_CPP} bf16", "bf16"), (f"{LLAMA_CPP} int8", "bf16")
+    ):  # fmt: skip
+        if other in seconds:
+            there = f"the same: {other} in place of {PEER}, against {ours}, speed form"
+            rows.append(Row(there, seconds[other], seconds[f"{SPEED} {ours}"]))
     return rows
 
 
