@@ -371,7 +371,7 @@ class QuestionAnswering(EncoderHead):
     def read(self, body: Any, layout: Layout, start_at: Ids, end_at: Ids) -> ModelOutput:
         """`[T, H]` → `[B, S]` twice."""
         start, end = layout.unpack_spans(self.logits(body))
-        return outputs.QuestionAnsweringModelOutput(ops.span_loss(start, end, start_at, end_at), start, end)
+        return outputs.QuestionAnsweringModelOutput(ops.span_loss(start, end, start_at, end_at, layout), start, end)
 
 
 class QuestionAnsweringWithTokenTypes(QuestionAnswering, HeadWithTokenTypes):

@@ -147,7 +147,7 @@ class QuestionAnswering(DecoderHead):
         tokens = pack_tokens(input_ids, attention_mask, None, position_ids, inputs_embeds, cache, packed)
         body = self.run(tokens, output_attentions, output_hidden_states)
         start, end = tokens.layout.unpack_spans(self.qa_outputs(body.last_hidden_state))  # [T, 2] → [B, S] each
-        loss = ops.span_loss(start, end, start_positions, end_positions)
+        loss = ops.span_loss(start, end, start_positions, end_positions, tokens.layout)
         return self.finish(outputs.QuestionAnsweringModelOutput(loss, start, end), tokens.layout, return_dict, body)
 
 
@@ -230,4 +230,6 @@ def axes_of(input_ids: Ids, inputs_embeds: Ids, layout: Layout) -> Sequence[int]
     """The axes of the inputs before the sequence: `[B, C]`, or `[B]` where there are no choices."""
     if input_ids is not None:
         return input_ids.shape[:-1]
-    return (layout.batch,) if inputs_embeds is None else inputs_embeds.shape[:-2]
+    if inputs_embeds is not None:
+        return inputs_embeds.shape[:-2]
+    return (layout.batch,) if layout.choices == 1 else (layout.batch // layout.choices, layout.choices)

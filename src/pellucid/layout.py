@@ -184,6 +184,14 @@ class Layout:
         start, end = logits.unbind(-1)
         return self.unpack(start, lowest), self.unpack(end, lowest)
 
+    def as_rows(self, scores: Tensor) -> Tensor:
+        """Scores of tokens as `unpack` gave them, `[B, S]` or `[T]` → `[B, S]`; past a row's end the lowest number."""
+        if self.padded:
+            return scores
+        row, place = self.places(scores.device)
+        made = scores.new_full((self.batch, self.width), torch.finfo(scores.dtype).min)
+        return made.index_put((row, place - self.before(place.device)), scores)
+
     def unpack_all(self, states: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
         """`unpack` for each of a tuple of hidden states."""
         return None if states is None else tuple(self.unpack(state) for state in states)

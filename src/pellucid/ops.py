@@ -51,6 +51,7 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
         )
     return ACTIVATIONS[name]
 
+
 SHORT = 40
 """Tokens up to which attention in bf16 is faster on a CPU by way of float32: by a sixth, and more for very few."""
 
@@ -579,16 +580,17 @@ def next_token_loss(logits: Tensor, labels: Tensor | None, layout: Layout) -> Te
     return cross_entropy(logits, following)
 
 
-def span_loss(start: Tensor, end: Tensor, start_at: Tensor | None, end_at: Tensor | None) -> Tensor | None:
-    """Mean cross entropy of the answer's first and last token: `[B, S]` scores, `[B]` positions.
+def span_loss(
+    start: Tensor, end: Tensor, start_at: Tensor | None, end_at: Tensor | None, layout: Layout
+) -> Tensor | None:
+    """Mean cross entropy of the answer's first and last token: `[B, S]` or packed `[T]` scores, `[B]` positions.
 
     A position outside the sequence (an answer that was cut off) does not count.
     """
     if start_at is None or end_at is None:
         return None
-    width = start.shape[1]
-    losses = []
-    for scores, at in ((start, start_at), (end, end_at)):
+    losses, width = [], layout.width
+    for scores, at in ((layout.as_rows(start), start_at), (layout.as_rows(end), end_at)):
         at = at.squeeze(-1) if at.dim() > 1 else at
         at = at.clamp(0, width)
         losses.append(F.cross_entropy(scores.float(), at.masked_fill(at == width, -100)))

@@ -293,7 +293,7 @@ class SpanFinding(EncoderDecoderHead):
             output_attentions, output_hidden_states, packed, packed_source,
         )  # fmt: skip
         start, end = both.tokens.layout.unpack_spans(self.qa_outputs(both.decoded.last_hidden_state))
-        loss = ops.span_loss(start, end, start_positions, end_positions)
+        loss = ops.span_loss(start, end, start_positions, end_positions, both.tokens.layout)
         return body.finish_both(outputs.Seq2SeqQuestionAnsweringModelOutput(loss, start, end), both, return_dict)
 
 
