@@ -29,7 +29,7 @@ FLOORS = [  # each floor may import from the ones before it, and from its own
     {"auto"},
     {"tokenizer"},
     {"generation"},
-    {"pipelines"},
+    {"pipelines", "training"},
     {"cli", "__main__"},
 ]
 

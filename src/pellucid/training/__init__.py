@@ -1,0 +1,1 @@
+"""Training models: settings, schedules, optimizers, callbacks, and the loop."""
