@@ -81,6 +81,27 @@ _HOMES = {
         DebertaV2Tokenizer DebertaV2TokenizerFast PegasusTokenizer PegasusTokenizerFast T5Tokenizer T5TokenizerFast
         XLMRobertaTokenizer XLMRobertaTokenizerFast""",
     "tokenizer.word_pieces": "ElectraTokenizer ElectraTokenizerFast MPNetTokenizer MPNetTokenizerFast",
+    "training.adafactor": "Adafactor",
+    "training.argument_tables": "HubStrategy IntervalStrategy SaveStrategy",
+    "training.arguments": "Seq2SeqTrainingArguments TrainingArguments",
+    "training.callbacks": "CallbackHandler DefaultFlowCallback EarlyStoppingCallback TrainerCallback",
+    "training.collators": """DataCollator DataCollatorForMultipleChoice DataCollatorForSeq2Seq
+        DataCollatorForTokenClassification DataCollatorWithFlattening DataCollatorWithPadding DefaultDataCollator
+        default_data_collator""",
+    "training.denoising": "DataCollatorForDenoising DataCollatorForSpanCorruption",
+    "training.greedy": "GreedyLR",
+    "training.logs": "JsonlLogCallback PrinterCallback ProgressCallback TensorBoardCallback",
+    "training.masking": """DataCollatorForLanguageModeling DataCollatorForNextSentencePrediction
+        DataCollatorForPermutationLanguageModeling DataCollatorForReplacedTokenDetection
+        DataCollatorForWholeWordMask""",
+    "training.metrics": "EvalPrediction MetricGroup as_compute_metrics get_metric",
+    "training.schedules": """SchedulerType get_constant_schedule get_constant_schedule_with_warmup
+        get_cosine_schedule_with_warmup get_cosine_with_hard_restarts_schedule_with_warmup
+        get_cosine_with_min_lr_schedule_with_warmup get_inverse_sqrt_schedule get_linear_schedule_with_warmup
+        get_polynomial_decay_schedule_with_warmup get_reduce_on_plateau_schedule get_scheduler get_wsd_schedule""",
+    "training.seq2seq_trainer": "Seq2SeqTrainer",
+    "training.state": "ExportableState TrainerControl TrainerState",
+    "training.trainer": "Trainer",
 }
 """Module → the public names that live in it. Names of architectures are found by looking into `models/`."""
 

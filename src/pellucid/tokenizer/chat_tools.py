@@ -42,9 +42,7 @@ def tool_call_schema(tools: Sequence[Callable[..., Any] | Mapping[str, Any]]) ->
             raise InputError(f"tools: got {quoted(tool)}, wanted functions, or schemas with a name and parameters")
         arguments = {"type": "object", **inside.get("parameters", {}), "additionalProperties": False}
         fields = {"name": {"enum": [inside["name"]]}, "arguments": arguments}
-        calls.append(
-            {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
-        )
+        calls.append({"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False})
     if not calls:
         raise InputError("tools: got none, wanted at least one function or schema")
     return calls[0] if len(calls) == 1 else {"anyOf": calls}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import platform
 from collections.abc import Iterator
@@ -289,3 +290,26 @@ def cpu_computes_bfloat16() -> bool:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True  # nothing tells; torch computes it in either way
     return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+# ---------------------------------------------------------------------- what the trainer does not do
+
+MISSING = {
+    "push_to_hub": "upload the finished folder with model.push_to_hub",
+    "fsdp": "parameters are not shared among processes yet",
+    "tf32": "set torch.backends.cuda.matmul.allow_tf32",
+    "fp16_full_eval": "bf16_full_eval computes in 16 bits as well",
+    "torch_empty_cache_steps": "call torch.cuda.empty_cache in a callback",
+    "dataloader_num_workers": "the next batch is made beside the step by itself",
+}
+"""Settings that say nothing here, and what does."""
+
+
+def refuse_missing(args: TrainingArguments) -> None:
+    """Raise `InputError` for settings that the trainer does not honour."""
+    usual = {part.name: part.default for part in dataclasses.fields(args)}
+    for name, cure in MISSING.items():
+        if getattr(args, name) != usual[name]:
+            raise InputError(f"TrainingArguments: {name}: got {getattr(args, name)!r}, which says nothing here; {cure}")
+    if args.world_size > 1:
+        raise InputError(f"torchrun: got {args.world_size} processes, and training runs in one")

@@ -1,0 +1,158 @@
+"""Rows of a data set on their way to the model: columns that it takes, labels that it knows, batches ahead of the step.
+
+Axes: `B` batch, `S` sequence, `T` packed tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import InputError
+from pellucid.layout import PackedTokens
+from pellucid.training.collators import Collator
+from pellucid.training.draws import Drawing
+
+if TYPE_CHECKING:
+    from pellucid.model import PreTrainedModel
+
+LABELS = ("label", "labels", "label_ids")
+FOR_COLLATORS = ("special_tokens_mask", "offset_mapping", "length")
+"""Columns that no model takes and some collators read."""
+IGNORED = -100
+CLASSES = "SequenceClassification", "TokenClassification"
+"""Heads whose labels are numbers of classes."""
+
+
+def kept_columns(model: PreTrainedModel, label_names: Sequence[str] | None) -> set[str]:
+    """Columns of a data set that a model, or a collator before it, takes."""
+    return {*inspect.signature(model.forward).parameters, *LABELS, *FOR_COLLATORS, *(label_names or ())}
+
+
+def read_row(dataset: Any, number: int, kept: set[str] | None) -> Any:
+    """A row of a data set without the columns that nobody takes; `None` keeps all."""
+    row = dataset[number]
+    if kept is None or not isinstance(row, dict):
+        return row
+    return {name: value for name, value in row.items() if name in kept and value is not None}
+
+
+def check_labels(dataset: Any, model: PreTrainedModel, kept: set[str] | None) -> None:
+    """Refuse, before any work, a class that the model does not have.
+
+    Only rows that lie in memory are looked at, and heads whose labels are classes.
+
+    Raises:
+        InputError: naming the row and the label.
+    """
+    if not isinstance(dataset, list) and type(dataset).__module__.partition(".")[0] != "datasets":
+        return
+    config = model.config
+    if not type(model).__name__.endswith(CLASSES) or config.problem_type in (
+        "regression",
+        "multi_label_classification",
+    ):
+        return
+    if config.num_labels == 1:
+        return
+    for number in range(len(dataset)):
+        row = read_row(dataset, number, kept)
+        name = next((name for name in LABELS if isinstance(row, dict) and name in row), None)
+        if name is None:
+            continue
+        values = row[name].tolist() if isinstance(row[name], Tensor) else row[name]
+        for value in values if isinstance(values, list | tuple) else [values]:
+            if isinstance(value, int) and value != IGNORED and not 0 <= value < config.num_labels:
+                raise InputError(
+                    f"train_dataset: row {number}: got label {value}, the model has classes 0 to "
+                    f"{config.num_labels - 1}; set num_labels when the model is made, or renumber the labels"
+                )
+
+
+def collate(collator: Any, rows: list[Any], step: int, numbers: Sequence[int], packed: bool) -> dict[str, Any]:
+    """The batch of some rows.
+
+    Args:
+        collator: one of pellucid's, which can pack and draws by step and row, or any function from rows to a batch.
+        rows: the rows.
+        step: number of the step, for collators that draw.
+        numbers: of the rows within the step.
+        packed: lay rows out without padding, where the collator can.
+    """
+    if isinstance(collator, Drawing) and collator.seed is not None:
+        collator = collator.at_step(step, numbers)
+    if packed and isinstance(collator, Collator):
+        return collator.pack(rows)
+    return dict(collator(rows))
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """A batch with its tensors where the model is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, PackedTokens):
+        return value._replace(**{name: on_device(getattr(value, name), device) for name in value._fields[1:]})
+    if isinstance(value, dict):
+        return {name: on_device(part, device) for name, part in value.items()}
+    return value
+
+
+def count_items(batch: dict[str, Any], shifted: bool) -> int:
+    """What a batch's loss is the mean of: labels that count, of texts or of tokens.
+
+    Args:
+        batch: padded or packed.
+        shifted: a token's label is the token after it, so that the first of each text is nobody's.
+    """
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        return max(1, rows_in(batch))
+    if shifted and "packed" in batch:
+        starts = torch.tensor([0, *batch["packed"].layout.lengths()[:-1]]).cumsum(0)
+        counted = int((labels != IGNORED).sum()) - int((labels[starts] != IGNORED).sum())
+        return max(1, counted)
+    if shifted and labels.dim() == 2:
+        labels = labels[:, 1:]
+    return max(1, int((labels != IGNORED).sum()))
+
+
+def rows_in(batch: dict[str, Any]) -> int:
+    """How many rows a batch has."""
+    packed = batch.get("packed", batch.get("packed_source"))
+    if isinstance(packed, PackedTokens):
+        return packed.layout.batch // packed.layout.choices
+    return next((len(value) for value in batch.values() if isinstance(value, Tensor) and value.dim()), 0)
+
+
+def tokens_in(batch: dict[str, Any]) -> int:
+    """How many tokens a batch has, without padding."""
+    found = 0
+    for value in (batch.get("packed"), batch.get("packed_source")):
+        if isinstance(value, PackedTokens):
+            found += sum(value.layout.lengths())
+    if found:
+        return found
+    mask = batch.get("attention_mask", batch.get("input_ids"))
+    return 0 if not isinstance(mask, Tensor) else int(mask.sum() if "attention_mask" in batch else mask.numel())
+
+
+def ahead(makers: Iterable[Callable[[], Any]], beside: bool) -> Iterator[Any]:
+    """What some functions return, in their order; the next one runs beside the caller's work, if that is wanted."""
+    if not beside:
+        for make in makers:
+            yield make()
+        return
+    with ThreadPoolExecutor(1, "pellucid-collator") as worker:
+        waiting = None
+        for make in makers:
+            coming = worker.submit(make)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()

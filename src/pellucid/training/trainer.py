@@ -1,0 +1,600 @@
+"""`Trainer`: a model, a data set, and the loop that brings them together.
+
+    rows of a step → batches → loss of each, weighted by what it counts → gradients → clip → optimizer → schedule
+    → callbacks say whether to log, evaluate, save, stop
+
+`_step` is that line. Everything that a run depends on (weights, optimizer, schedule, order of rows, random numbers,
+log) is in a checkpoint, so a run that goes on from one ends as if it had never stopped, to the bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pellucid.errors import FileError, InputError, strict
+from pellucid.files import write_json
+from pellucid.model import PreTrainedModel
+from pellucid.seed import set_seed
+from pellucid.training import checkpoints
+from pellucid.training.argument_checks import BY_METRIC, refuse_missing
+from pellucid.training.argument_tables import SaveStrategy
+from pellucid.training.arguments import TrainingArguments
+from pellucid.training.batches import (
+    ahead,
+    check_labels,
+    collate,
+    count_items,
+    kept_columns,
+    on_device,
+    read_row,
+    tokens_in,
+)
+from pellucid.training.callbacks import CallbackHandler, DefaultFlowCallback, TrainerCallback
+from pellucid.training.collators import (
+    Collator,
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+    DefaultDataCollator,
+)
+from pellucid.training.draws import Drawing
+from pellucid.training.evaluation import Answers, answer_rows, named_metrics, speed
+from pellucid.training.interrupts import Interrupts
+from pellucid.training.logs import PrinterCallback, ProgressCallback, reporting_callbacks
+from pellucid.training.losses import smoothed_loss
+from pellucid.training.metrics import EvalPrediction
+from pellucid.training.optimizers import create_optimizer, load_optimizer_tensors, optimizer_tensors
+from pellucid.training.sampling import Order, lengths_of
+from pellucid.training.schedules import get_scheduler, load_schedule_state, schedule_state
+from pellucid.training.state import STATE_FILE, TrainerControl, TrainerState
+
+if TYPE_CHECKING:
+    from pellucid.tokenizer import PreTrainedTokenizerBase
+
+logger = logging.getLogger("pellucid")
+
+Metrics = dict[str, float]
+
+
+class TrainOutput(NamedTuple):
+    """What `train` gives: steps done, mean loss over them, and figures of the run."""
+
+    global_step: int
+    training_loss: float
+    metrics: Metrics
+
+
+class PredictionOutput(NamedTuple):
+    """What `predict` gives: arrays of answers and of labels `[rows, …]`, and figures."""
+
+    predictions: Any
+    label_ids: Any
+    metrics: Metrics
+
+
+class Plan(NamedTuple):
+    """How long a run is: batches and steps of an epoch, epochs (perhaps a part of the last), steps in all."""
+
+    batches: int
+    steps: int
+    epochs: int
+    max_steps: int
+
+
+class Trainer:
+    """Trains, evaluates and saves a model.
+
+    Args:
+        model: a model with a head whose loss follows from its inputs; `model_init` makes one in its place.
+        args: settings; default: `TrainingArguments("tmp_trainer")`.
+        data_collator: rows → batch. Default: padding by the tokenizer, or stacking where there is none.
+        train_dataset: rows as dictionaries: a list, a `datasets.Dataset`, or anything with a length and numbers.
+        eval_dataset: the same, or several by name.
+        processing_class: the tokenizer, saved beside the model.
+        model_init: makes the model anew at each `train`.
+        compute_loss_func: `(outputs, labels, num_items_in_batch)` → loss, in place of the model's own.
+        compute_metrics: `EvalPrediction` → figures by name.
+        callbacks: further ones, or classes of such.
+        optimizers: an optimizer and a schedule of one's own.
+        preprocess_logits_for_metrics: `(logits, labels)` → what is kept of a batch's answers.
+        tokenizer: older name of `processing_class`.
+
+    Raises:
+        InputError: arguments that contradict each other, or settings that need what is not there.
+    """
+
+    @strict
+    def __init__(
+        self,
+        model: PreTrainedModel | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        model_init: Callable[[], PreTrainedModel] | None = None,
+        compute_loss_func: Callable[..., Tensor] | None = None,
+        compute_metrics: Callable[..., Metrics] | None = None,
+        callbacks: Sequence[Any] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        self.args = args or TrainingArguments("tmp_trainer")
+        refuse_missing(self.args)
+        if (model is None) == (model_init is None):
+            raise InputError("Trainer: wants a model, or model_init that makes one, and not both")
+        if tokenizer is not None:
+            logger.warning("Trainer: tokenizer is the older name of processing_class")
+        set_seed(self.args.seed, deterministic=self.args.full_determinism)
+        self.model_init = model_init
+        self.model: PreTrainedModel = model if model_init is None else model_init()  # type: ignore[assignment]
+        self.processing_class = processing_class or tokenizer
+        self.data_collator = self._collator(data_collator)
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+        self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
+        self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
+        self.optimizer, self.lr_scheduler = optimizers
+        self.state, self.control = TrainerState(), TrainerControl()
+        usual: list[Any] = [DefaultFlowCallback, *reporting_callbacks(self.args)]
+        shown = PrinterCallback if self.args.disable_tqdm else ProgressCallback
+        self.callback_handler = CallbackHandler(
+            [*usual, *(callbacks or ()), shown], self.model, self.processing_class, self.optimizer, self.lr_scheduler
+        )
+        self._interrupts = Interrupts(False)
+        self._event("on_init_end")
+
+    def _collator(self, given: Any) -> Any:
+        """The collator that was given, with what it may miss of a seed and a model; else the usual one."""
+        if given is None:
+            tokenizer = self.processing_class
+            return DefaultDataCollator() if tokenizer is None else DataCollatorWithPadding(tokenizer)
+        if isinstance(given, Drawing) and given.seed is None:
+            given = replace(given, seed=self.args.seed)  # type: ignore[type-var]  # every collator is a dataclass
+        if isinstance(given, DataCollatorForSeq2Seq) and given.model is None and self.model.config.is_encoder_decoder:
+            given = replace(given, model=self.model)
+        return given
+
+    # ------------------------------------------------------------------ training
+
+    @strict
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, ignore_keys_for_eval: list[str] | None = None
+    ) -> TrainOutput:
+        """Train until the steps or epochs of the settings are done.
+
+        Args:
+            resume_from_checkpoint: a checkpoint to go on from; `True`: the newest whole one in `output_dir`.
+            ignore_keys_for_eval: parts of the model's answer that evaluations leave out.
+
+        Raises:
+            InputError: no data, a label that the model does not have, a loss that is no number, or a checkpoint of
+                another run.
+            FileError: a checkpoint cannot be read or written; earlier ones are unchanged.
+        """
+        if self.model_init is not None:
+            set_seed(self.args.seed, deterministic=self.args.full_determinism)
+            self.model = self.callback_handler.model = self.model_init()
+            self.optimizer = self.lr_scheduler = None
+        order, plan = self._plan()
+        folder = Path(str(self.args.output_dir))
+        checkpoints.remove_leftovers(folder)
+        source = self._checkpoint_of(resume_from_checkpoint)
+        self.model.to(self.args.device)
+        if self.args.activation_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self._make_optimizer(plan)
+        self.state = TrainerState(max_steps=plan.max_steps, num_train_epochs=plan.epochs)
+        self.state.train_batch_size = self.args.train_batch_size
+        self._loss_sum, self._loss_total, self._logged_step = 0.0, 0.0, 0  # since the last entry; before; its step
+        if source is not None:
+            self._resume(source, plan)
+        self.state.compute_steps(self.args, plan.max_steps)
+        first_step, begun = self.state.global_step, perf_counter()
+        self.model.train()
+        self._event("on_train_begin")
+        if self.args.eval_on_start and source is None:
+            self._evaluate(ignore_keys_for_eval)
+        with Interrupts(self.args.save_on_signal) as self._interrupts:
+            self._epochs(order, plan, ignore_keys_for_eval, source)
+        if self._interrupts.noted is not None:
+            self._event("on_train_end")
+            self._interrupts.leave()
+        return self._finish(begun, first_step)
+
+    def _plan(self) -> tuple[Order, Plan]:
+        """The order of rows, and how many steps there are."""
+        dataset = self.train_dataset
+        if dataset is None or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise InputError(
+                f"train_dataset: got {type(dataset).__name__}, wanted rows with a length and numbers, such as a list"
+            )
+        if len(dataset) == 0:
+            raise InputError("train_dataset: it is empty")
+        self._kept = kept_columns(self.model, self.args.label_names) if self.args.remove_unused_columns else None
+        check_labels(dataset, self.model, self._kept)
+        order = Order(len(dataset), self.args, lambda: lengths_of(dataset, self.args.length_column_name))
+        batches = len(order.batches(0))
+        if batches == 0:
+            raise InputError(f"train_dataset: {len(dataset)} rows make no whole batch, and dataloader_drop_last is set")
+        steps = math.ceil(batches / self.args.gradient_accumulation_steps)
+        if self.args.max_steps > 0:
+            return order, Plan(batches, steps, math.ceil(self.args.max_steps / steps), self.args.max_steps)
+        epochs = self.args.num_train_epochs
+        return order, Plan(batches, steps, math.ceil(epochs), math.ceil(epochs * steps))
+
+    def _make_optimizer(self, plan: Plan) -> None:
+        if self.optimizer is None:
+            self.optimizer = create_optimizer(self.model, self.args)
+        if self.lr_scheduler is None:
+            self.lr_scheduler = get_scheduler(
+                self.args.lr_scheduler_type,
+                self.optimizer,
+                self.args.get_warmup_steps(plan.max_steps),
+                plan.max_steps,
+                self.args.lr_scheduler_kwargs,  # type: ignore[arg-type]  # a text was read when it was given
+            )
+        self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
+
+    def _epochs(self, order: Order, plan: Plan, ignore: list[str] | None, source: Path | None) -> None:
+        """All epochs that are left, from the step where the run stands."""
+        first, skipped = divmod(self.state.global_step, plan.steps)
+        for epoch in range(first, plan.epochs):
+            self._event("on_epoch_begin")
+            batches = order.batches(epoch)
+            each = self.args.gradient_accumulation_steps
+            steps = [batches[start : start + each] for start in range(0, len(batches), each)]
+            if len(steps) < plan.steps:  # token budgets cut each epoch a little differently
+                steps += steps[: plan.steps - len(steps)]
+            makers = [
+                partial(self._batches_of, rows, epoch * plan.steps + number)
+                for number, rows in enumerate(steps[: plan.steps])
+            ][skipped if epoch == first else 0 :]
+            with_random = source is not None and epoch == first
+            if with_random:
+                checkpoints.read_random_state(source)  # type: ignore[arg-type]  # not None there
+            for number, made in enumerate(ahead(makers, self._can_read_ahead()), plan.steps - len(makers) + 1):
+                self._step(made, epoch + number / plan.steps)
+                self._log_evaluate_save(ignore)
+                if self.control.should_epoch_stop or self.control.should_training_stop:
+                    break
+            self._event("on_epoch_end")
+            self._log_evaluate_save(ignore)
+            if self.control.should_training_stop:
+                return
+
+    def _can_read_ahead(self) -> bool:
+        """Whether the next batch can be made beside the step: nothing in it draws from the common random numbers."""
+        dataset = self.train_dataset
+        in_memory = isinstance(dataset, list) or type(dataset).__module__.partition(".")[0] == "datasets"
+        return in_memory and isinstance(self.data_collator, Collator)
+
+    def _batches_of(self, numbers: list[list[int]], step: int) -> list[dict[str, Any]]:
+        """The batches of one step."""
+        made, seen = [], 0
+        packed = self.args.packed and not self.args.label_smoothing_factor and self.compute_loss_func is None
+        for rows in numbers:
+            read = [read_row(self.train_dataset, number, self._kept) for number in rows]
+            places = range(seen, seen + len(rows))
+            made.append(collate(self.data_collator, read, step, places, packed))
+            seen += len(rows)
+        return made
+
+    def _step(self, batches: list[dict[str, Any]], epoch: float) -> None:
+        """One step: the gradients of its batches, and what the optimizer makes of them."""
+        self._event("on_step_begin")
+        shifted = self.model.can_generate() and not self.model.config.is_encoder_decoder
+        counts = [count_items(batch, shifted) for batch in batches]
+        loss_sum = torch.zeros((), device=self.args.device)
+        for number, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+            inputs = on_device(batch, self.args.device)
+            with self.autocast():
+                loss = self.compute_loss(self.model, inputs, num_items_in_batch=sum(counts))
+            loss = loss * (count / sum(counts))
+            loss.backward()
+            loss_sum += loss.detach()
+            self.state.num_input_tokens_seen += tokens_in(batch)
+            if number + 1 < len(batches):
+                self._event("on_substep_end")
+        loss_number = float(loss_sum)
+        if not math.isfinite(loss_number):
+            self.model.zero_grad()
+            raise InputError(
+                f"loss: got {loss_number} at step {self.state.global_step + 1}; lower learning_rate, raise "
+                "warmup_steps, or look for rows without labels; checkpoints before this step are kept"
+            )
+        self._loss_sum += loss_number
+        parameters = [one for one in self.model.parameters() if one.grad is not None]
+        limit = self.args.max_grad_norm if self.args.max_grad_norm > 0 else math.inf
+        self._grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        self._event("on_pre_optimizer_step")
+        self.optimizer.step()
+        self._event("on_optimizer_step")
+        self._learning_rate = self.optimizer.param_groups[0]["lr"]
+        if self.args.lr_scheduler_type not in BY_METRIC:
+            self.lr_scheduler.step()
+        self.model.zero_grad()
+        self.state.global_step += 1
+        self.state.epoch = epoch
+        self._event("on_step_end")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Computing in bfloat16, where the settings say so."""
+        if not self.args.bf16:
+            return nullcontext()
+        return torch.autocast(self.args.device.type, torch.bfloat16)
+
+    def compute_loss(
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: int | None = None,
+    ) -> Any:
+        """The loss of a batch, the mean over its labels that count; with `return_outputs` the model's answer too.
+
+        To be overridden by trainers with a loss of their own.
+
+        Raises:
+            InputError: the model gives no loss, because the batch holds no labels.
+        """
+        labels = inputs.get("labels")
+        outside = self.compute_loss_func is not None or self.args.label_smoothing_factor
+        given = {name: value for name, value in inputs.items() if not (outside and name == "labels")}
+        outputs = model(**given, return_dict=True)
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+        elif self.args.label_smoothing_factor and labels is not None:
+            shifted = model.can_generate() and not model.config.is_encoder_decoder
+            loss = smoothed_loss(outputs.logits, labels, self.args.label_smoothing_factor, shifted)
+        else:
+            loss = outputs.get("loss")
+        if loss is None:
+            raise InputError(
+                f"loss: {type(model).__name__} gave none for a batch of {sorted(inputs)}; give rows a column 'label' "
+                "or 'labels', or use a collator that makes labels"
+            )
+        return (loss, outputs) if return_outputs else loss
+
+    # ------------------------------------------------------------------ what happens between steps
+
+    def _log_evaluate_save(self, ignore: list[str] | None) -> None:
+        """What callbacks have turned on."""
+        if self._interrupts.noted is not None:
+            self.control.should_save = self.control.should_training_stop = True
+        if self.control.should_log and self.state.global_step > self._logged_step:
+            steps = self.state.global_step - self._logged_step
+            self._loss_total += self._loss_sum
+            logs = {
+                "loss": self._loss_sum / steps, "grad_norm": self._grad_norm, "learning_rate": self._learning_rate
+            }  # fmt: skip
+            self._loss_sum, self._logged_step = 0.0, self.state.global_step
+            self.log(logs)
+        if self.control.should_evaluate:
+            metrics = self._evaluate(ignore)
+            better = self._note_best(metrics)
+            if self.args.save_strategy == SaveStrategy.BEST:
+                self.control.should_save = better
+        if self.control.should_save:
+            self._save_checkpoint()
+            self._event("on_save")
+
+    @strict
+    def log(self, logs: dict[str, float]) -> None:
+        """Make an entry in the log: `logs`, the epoch and the step."""
+        entry = {**logs, "epoch": self.state.epoch, "step": self.state.global_step}
+        self.state.log_history.append(entry)
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, dict(entry))
+
+    def _evaluate(self, ignore: list[str] | None) -> Metrics:
+        metrics = self.evaluate(ignore_keys=ignore)
+        if self.args.lr_scheduler_type in BY_METRIC:
+            self.lr_scheduler.step(metrics[self._metric_name()])
+        return metrics
+
+    def _metric_name(self) -> str:
+        name = str(self.args.metric_for_best_model)
+        return name if name.startswith("eval_") else f"eval_{name}"
+
+    def _note_best(self, metrics: Metrics) -> bool:
+        """Whether these are the best figures so far, by the metric of the settings."""
+        if self.args.metric_for_best_model is None:
+            return False
+        name = self._metric_name()
+        if name not in metrics:
+            raise InputError(f"metric_for_best_model: got {name!r}, evaluations give {', '.join(sorted(metrics))}")
+        best, value = self.state.best_metric, metrics[name]
+        if best is not None and not (value > best if self.args.greater_is_better else value < best):
+            return False
+        self.state.best_metric, self.state.best_global_step = value, self.state.global_step
+        return True
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save_checkpoint(self) -> None:
+        folder = Path(str(self.args.output_dir))
+        target = folder / f"{checkpoints.PREFIX}-{self.state.global_step}"
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(target)
+        self.state.keep_callbacks([*self.callback_handler.callbacks, self.control])
+        if self.args.should_save:
+            checkpoints.write_checkpoint(target, self._fill)
+            checkpoints.remove_old(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _fill(self, folder: Path) -> None:
+        """Write the files of a checkpoint."""
+        self.save_model(folder)
+        if self.args.save_only_model:
+            return
+        checkpoints.write_tensors(folder / "optimizer.safetensors", optimizer_tensors(self.optimizer, self.model))
+        progress = {"logged_step": self._logged_step, "loss_sum": self._loss_sum, "loss_total": self._loss_total}
+        write_json(folder / "scheduler.json", {**schedule_state(self.lr_scheduler), "progress": progress})
+        checkpoints.write_random_state(folder)
+        self.state.save_to_json(folder / STATE_FILE)
+
+    @strict
+    def save_model(self, output_dir: str | Path | None = None) -> None:
+        """Write the model, its tokenizer and the settings into a folder that `from_pretrained` and `pipeline` load."""
+        folder = Path(str(self.args.output_dir)) if output_dir is None else Path(output_dir)
+        self.model.save_pretrained(folder)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        self.args.to_json_file(folder)
+
+    @strict
+    def save_state(self) -> None:
+        """Write where the run stands into `output_dir`."""
+        self.state.save_to_json(Path(str(self.args.output_dir)) / STATE_FILE)
+
+    def _checkpoint_of(self, asked: str | bool | None) -> Path | None:
+        """The checkpoint that a run goes on from."""
+        if asked is None or asked is False:
+            return None
+        if asked is True:
+            return checkpoints.newest_checkpoint(Path(str(self.args.output_dir)))
+        folder = Path(asked)
+        if problem := checkpoints.problem_of(folder):
+            raise FileError(f"{folder}: it is no whole checkpoint: {problem}")
+        return folder
+
+    def _resume(self, folder: Path, plan: Plan) -> None:
+        """Bring everything to where a checkpoint was written."""
+        if not (folder / STATE_FILE).is_file():
+            raise InputError(f"{folder}: it was written with save_only_model, so that nothing can go on from it")
+        state = TrainerState.load_from_json(folder / STATE_FILE)
+        if state.max_steps != plan.max_steps:
+            logger.warning("%s: the run was to have %d steps, now %d", folder, state.max_steps, plan.max_steps)
+        state.max_steps, state.num_train_epochs = plan.max_steps, plan.epochs
+        saved = type(self.model).from_pretrained(folder)
+        self.model.load_state_dict(saved.state_dict())
+        load_optimizer_tensors(
+            self.optimizer, self.model, checkpoints.read_tensors(folder / "optimizer.safetensors")
+        )  # fmt: skip
+        schedule = checkpoints.read_object(folder / "scheduler.json")
+        progress = schedule.pop("progress")
+        self._loss_sum, self._loss_total = float(progress["loss_sum"]), float(progress["loss_total"])
+        self._logged_step = int(progress["logged_step"])
+        load_schedule_state(self.lr_scheduler, schedule)
+        self.state = state
+        again = self.args.restore_callback_states_from_checkpoint
+        self.callback_handler.restore(state, with_settings=again)
+
+    def _finish(self, begun: float, first_step: int) -> TrainOutput:
+        """Figures of the run, and the best model if that is wanted."""
+        steps = self.state.global_step
+        loss = (self._loss_total + self._loss_sum) / max(steps, 1)
+        done = (steps - first_step) * self.args.train_batch_size * self.args.gradient_accumulation_steps
+        metrics = {**speed("train", perf_counter() - begun, done, steps - first_step), "train_loss": loss}
+        self.log(metrics)
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            best = type(self.model).from_pretrained(self.state.best_model_checkpoint)
+            self.model.load_state_dict(best.state_dict())
+        self._event("on_train_end")
+        return TrainOutput(steps, loss, metrics)
+
+    # ------------------------------------------------------------------ evaluation
+
+    @strict
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> Metrics:
+        """Loss and figures on a data set.
+
+        Args:
+            eval_dataset: rows, or several data sets by name; default: the one that the trainer was given.
+            ignore_keys: parts of the model's answer that are left out.
+            metric_key_prefix: what names of figures begin with.
+
+        Returns:
+            Figures by name, such as `eval_loss`; those of several data sets behind `eval_` and their names.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, Mapping):
+            found: Metrics = {}
+            for name, rows in dataset.items():
+                found |= self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}")
+            return found
+        answers, metrics = self._answer(dataset, ignore_keys, metric_key_prefix, "eval_dataset")
+        del answers
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @strict
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Answers, labels and figures for a data set; arguments as in `evaluate`."""
+        answers, metrics = self._answer(test_dataset, ignore_keys, metric_key_prefix, "test_dataset")
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        return PredictionOutput(answers.predictions, answers.labels, metrics)
+
+    def _answer(self, dataset: Any, ignore: list[str] | None, prefix: str, name: str) -> tuple[Answers, Metrics]:
+        if dataset is None or not hasattr(dataset, "__len__") or len(dataset) == 0:
+            raise InputError(f"{name}: got {'none' if dataset is None else 'no rows'}, wanted rows to answer")
+        begun, training = perf_counter(), self.model.training
+        self.model.to(self.args.device).eval()
+        try:
+            answers = answer_rows(self, dataset, ignore)
+        finally:
+            self.model.train(training)
+        figures: Metrics = {} if answers.loss is None else {"loss": answers.loss}
+        if answers.figures is not None:
+            figures |= answers.figures
+        elif self.compute_metrics is not None and answers.labels is not None and answers.predictions is not None:
+            figures |= self.compute_metrics(EvalPrediction(answers.predictions, answers.labels, **answers.extras))
+        batches = math.ceil(len(dataset) / self.args.eval_batch_size)
+        return answers, named_metrics(figures, prefix) | speed(prefix, perf_counter() - begun, len(dataset), batches)
+
+    def prediction_step(
+        self, model: PreTrainedModel, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None
+    ) -> tuple[Tensor | None, Any, Any]:
+        """Loss, logits and labels of a batch, without gradients; to be overridden by trainers of other kinds."""
+        has_labels = any(name in inputs for name in ("labels", "start_positions", "next_sentence_label"))
+        with torch.no_grad(), self.autocast():
+            if has_labels:
+                loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            else:
+                loss, outputs = None, model(**inputs, return_dict=True)
+        left_out = {"loss", "hidden_states", "attentions", "past_key_values", *(ignore_keys or ())}
+        logits = tuple(value for name, value in outputs.items() if name not in left_out and isinstance(value, Tensor))
+        labels = tuple(inputs[name] for name in ("labels", "start_positions", "end_positions") if name in inputs)
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, _alone(logits), _alone(labels)
+
+    # ------------------------------------------------------------------ callbacks
+
+    def _event(self, name: str) -> None:
+        self.control = self.callback_handler.call_event(name, self.args, self.state, self.control)
+
+    @strict
+    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """Add a callback, or one of a class."""
+        self.callback_handler.add_callback(callback)
+
+    @strict
+    def pop_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> TrainerCallback | None:
+        """Take away a callback, or the first of a class, and return it."""
+        return self.callback_handler.pop_callback(callback)
+
+    @strict
+    def remove_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """Take away a callback, or the first of a class."""
+        self.callback_handler.remove_callback(callback)
+
+
+def _alone(values: tuple[Any, ...]) -> Any:
+    """The only one of some values, all of several, `None` for none."""
+    return values[0] if len(values) == 1 else values or None
