@@ -108,32 +108,43 @@ def compare(work: Work, wanted: Texts, found: Mapping[str, Texts], peer: Any) ->
 
 
 def measure(shape: Shape, given: argparse.Namespace) -> list[Row]:
-    """The rows of one shape."""
+    """The rows of one shape.
+
+    CTranslate2 and llama.cpp are measured after both libraries and not between them: their threads go on spinning for
+    a while when a call has ended, which slows down whoever is next.
+    """
     from pellucid import for_inference
 
     show(f"\n{shape.name}")
     pairs = build(shape, given.quick)
+    works = works_of(shape, given.quick)
+    first = next(iter(pairs))
     models: dict[str, Any] = {}
     for name, (peer, own) in pairs.items():
         models |= {f"{PEER} {name}": peer, f"{OWN} {name}": own, f"{SPEED} {name}": for_inference(own)}
-    first = next(iter(pairs))
-    with (
-        torch.inference_mode(),
-        ctranslate2_models(shape, pairs.get("fp32", (None,))[0]) as in_ct2,
-        llama_cpp_models(shape, pairs[first][0]) as in_llama_cpp,
-    ):
-        models |= {f"{CT2} {name}": model for name, model in in_ct2.items()}
-        models |= {f"{LLAMA_CPP} {name}": model for name, model in in_llama_cpp.items()}
-        rows = []
-        for work in works_of(shape, given.quick):
-            calls: dict[str, Callable[[], Texts]] = {
-                name: lambda work=work, model=model: work.write(model) for name, model in models.items()
-            }
-            texts = {name: call() for name, call in calls.items()}
-            wanted = texts.pop(f"{PEER} {first}")
-            compare(work, wanted, texts, pairs[first][0])
-            rows += rows_of(shape, work, interleave(calls, repeats=given.repeats, warm_up=0))
-    return rows
+    with torch.inference_mode():
+        wanted = {work.name: work.write(pairs[first][0]) for work in works}
+        seconds = {work.name: timed(work, models, wanted[work.name], pairs[first][0], given) for work in works}
+        with (
+            ctranslate2_models(shape, pairs.get("fp32", (None,))[0]) as in_ct2,
+            llama_cpp_models(shape, pairs[first][0]) as in_llama_cpp,
+        ):
+            others: dict[str, Any] = {f"{CT2} {name}": model for name, model in in_ct2.items()}
+            others |= {f"{LLAMA_CPP} {name}": model for name, model in in_llama_cpp.items()}
+            for work in works if others else ():
+                seconds[work.name] |= timed(work, others, wanted[work.name], pairs[first][0], given)
+    return [row for work in works for row in rows_of(shape, work, seconds[work.name])]
+
+
+def timed(
+    work: Work, models: Mapping[str, Any], wanted: Texts, peer: Any, given: argparse.Namespace
+) -> dict[str, float]:
+    """Median seconds of each model for some work, after their texts were compared with those that are wanted."""
+    calls: dict[str, Callable[[], Texts]] = {
+        name: lambda model=model: work.write(model) for name, model in models.items()
+    }
+    compare(work, wanted, {name: call() for name, call in calls.items()}, peer)
+    return interleave(calls, repeats=given.repeats, warm_up=0)
 
 
 def rows_of(shape: Shape, work: Work, seconds: Mapping[str, float]) -> list[Row]:

@@ -1,6 +1,6 @@
 """All benchmarks, each in a process of its own, and one Markdown table of their rows.
 
-python benchmarks/run.py            # half an hour; leave the machine alone meanwhile
+python benchmarks/run.py            # three quarters of an hour; leave the machine alone meanwhile
 python benchmarks/run.py --quick    # small sizes, to see that everything runs
 python benchmarks/run.py load tokenizer
 python benchmarks/run.py --skip generation    # a group or a script
@@ -23,6 +23,7 @@ GROUPS = {
     "encoders": ["encoder_mixed", "encoder_fixed", "latency", "tokenizer"],
     "generation": ["generation", "continuous_batching"],
     "pipelines": ["pipelines"],
+    "training": ["training"],
 }
 SCRIPTS = [name for group in GROUPS.values() for name in group]
 

@@ -100,9 +100,13 @@ def curve(trainer: Any) -> list[list[float]]:
     return [[entry[name] for name in names] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.parametrize("changes", [
+    {}, {"lr_scheduler_type": "cosine", "train_sampling_strategy": "sequential"}, {"label_smoothing_factor": 0.2}
+])  # fmt: skip
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("changes", [{}, {"lr_scheduler_type": "cosine", "train_sampling_strategy": "sequential"}])
 def test_the_curve_is_the_references(kind: str, changes: dict[str, Any], tokenizer: Any, tmp_path: Path) -> None:
+    if kind == "writing" and "label_smoothing_factor" in changes:
+        return  # the reference gives its decoder nothing to read then
     rows, collator = rows_of(kind), collator_of(kind, tokenizer)
     peer = transformers.Trainer(
         model_of(transformers, kind), transformers.TrainingArguments(**settings(tmp_path / "peer", **changes)),
@@ -190,14 +194,17 @@ def whole_state(trainer: Trainer, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("each", [1, 2])
 @pytest.mark.parametrize("stop", [5, 8, 11])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(each: int, stop: int, tokenizer: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["steps", "epoch"])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    each: int, stop: int, when: str, tokenizer: Any, tmp_path: Path
+) -> None:
     lively = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.1}
     rows = [{"input_ids": row["input_ids"]} for row in rows_of("words", 22)]
 
     def run(folder: Path, resume: bool | None = None, *callbacks: Any) -> Trainer:
         given = settings(
             folder, save_strategy="steps", save_steps=3, logging_steps=2, gradient_accumulation_steps=each,
-            eval_strategy="steps", eval_steps=4,
+            eval_strategy=when, eval_steps=4, logging_strategy=when,
         )  # fmt: skip
         torch.manual_seed(1)
         config = pellucid.BertConfig(vocab_size=VOCABULARY, **SMALL, **lively)
@@ -214,6 +221,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(each: int, stop: int, t
         run(tmp_path / "stopped", None, Stop(stop))
     torch.rand(100)
     found = whole_state(run(tmp_path / "stopped", True), tmp_path / "stopped")
+    again = whole_state(run(tmp_path / "stopped", True), tmp_path / "stopped")
+    assert all(torch.equal(again["tensors"][name], tensor) for name, tensor in found["tensors"].items())
     assert found["log"] == wanted["log"]
     assert found["lines"] == wanted["lines"]
     assert torch.equal(found["random"], wanted["random"])

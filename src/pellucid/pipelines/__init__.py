@@ -7,6 +7,7 @@
 - `base.py`: the class that all tasks share; then one file for each task
 - `pooling.py`, `sentence_recipe.py`: sentence embeddings, and what checkpoints say about them
 - `embedding_forms.py`, `semantic_search.py`: vectors in fewer bytes, and search
+- `pairs.py`: what tasks share whose rows are several pairs
 - `writing.py`: what pipelines that write texts have in common
 - `steps.py`: the three steps of a pipeline in a readable form
 - `datafiles.py`, `journal.py`: files of rows, and runs over them that go on after a kill

@@ -17,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Unpack
 
-import torch
-
 from pellucid.errors import InputError, did_you_mean
 from pellucid.files import quoted
 from pellucid.pipelines.base import CallOptions, Pipeline
 from pellucid.pipelines.engine import Part, Row
+from pellucid.pipelines.pairs import Pairs, are_texts, best_windows
 from pellucid.pipelines.preprocess import LengthRule, encode
 from pellucid.pipelines.steps import Described
 
@@ -54,7 +53,7 @@ class Asked(NamedTuple):
     choices: Sequence[str]
 
 
-class Choices(list[Part]):
+class Choices(Pairs):
     """A text beside each of its choices, in one part for each, or several where it is long.
 
     Args:
@@ -63,9 +62,8 @@ class Choices(list[Part]):
     """
 
     def __init__(self, choices: Sequence[str], pairs: Sequence[list[Part]]) -> None:
-        super().__init__(part for parts in pairs for part in parts)
+        super().__init__(pairs)
         self.choices = choices
-        self.counts = [len(parts) for parts in pairs]
 
 
 class MultipleChoicePipeline(Pipeline):
@@ -114,7 +112,7 @@ class MultipleChoicePipeline(Pipeline):
         top_k, choices = options.get("top_k"), options.get("choices")
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise InputError(f"top_k: got {top_k!r}, wanted a number of choices from 1, or None for all")
-        if choices is not None and not _are_texts(choices):
+        if choices is not None and not are_texts(choices):
             raise InputError(f"choices: got {quoted(choices)}, wanted a list of texts")
 
     def length_rule(self, options: Mapping[str, Any]) -> LengthRule:
@@ -155,19 +153,15 @@ class MultipleChoicePipeline(Pipeline):
     def postprocess(self, values: list[Tensor], parts: list[Part], **options: Any) -> Any:
         """Logits of a row's choices → the best of them, or several."""
         assert isinstance(parts, Choices)
-        scores = self._logits(values, parts).softmax(dim=0).tolist()
+        scores = best_windows(values, parts).softmax(dim=0).tolist()
         order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)
         answers = [{"choice": place, "text": parts.choices[place], "score": scores[place]} for place in order]
         return answers[: options["top_k"]] if "top_k" in options else answers[0]
 
-    def _logits(self, values: list[Tensor], parts: Choices) -> Tensor:
-        """Logits `[C]` of each choice, of its best window."""
-        return torch.stack([windows.amax() for windows in torch.split(torch.cat(values), parts.counts)])
-
     def describe(self, values: list[Tensor], parts: list[Part], **options: Any) -> Described:
         """The logit of each choice, and its score."""
         assert isinstance(parts, Choices)
-        logits = self._logits(values, parts)
+        logits = best_windows(values, parts)
         scores = logits.softmax(dim=0).tolist()
         return {
             "shapes": f"{len(parts.choices)} pairs, {sum(len(part.ids) for part in parts)} tokens → a logit for each",
@@ -194,13 +188,9 @@ def _read(row: Any, number: int, usual: Any) -> Asked | InputError:
         return InputError(
             f"row {number}: got {quoted(row)}, wanted one text, as 'prompt', or 'context' with its 'question'"
         )
-    if not _are_texts(choices):
+    if not are_texts(choices):
         return InputError(
             f"row {number}: choices: got {quoted(choices)}, wanted a list of texts: {FORM}, or choices=[…] for all rows"
         )
     (text,) = texts.values()
     return Asked(text, lead, choices)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(text, str) for text in value)

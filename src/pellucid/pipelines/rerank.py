@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-import torch
-
 from pellucid.errors import InputError, did_you_mean
 from pellucid.files import quoted
 from pellucid.pipelines.base import CallOptions, Pipeline
 from pellucid.pipelines.engine import Part, Row
+from pellucid.pipelines.pairs import Pairs, are_texts, best_windows
 from pellucid.pipelines.preprocess import LengthRule, encode
 from pellucid.pipelines.steps import Described, Explained
 
@@ -45,7 +44,7 @@ class RerankOptions(CallOptions, total=False):
     return_documents: bool
 
 
-class Query(list[Part]):
+class Query(Pairs):
     """A query beside each of its documents, in one part for each, or several where it is long.
 
     Args:
@@ -54,9 +53,8 @@ class Query(list[Part]):
     """
 
     def __init__(self, documents: Sequence[str], pairs: Sequence[list[Part]]) -> None:
-        super().__init__(part for parts in pairs for part in parts)
+        super().__init__(pairs)
         self.documents = documents
-        self.counts = [len(parts) for parts in pairs]
 
 
 class RerankPipeline(Pipeline):
@@ -114,7 +112,7 @@ class RerankPipeline(Pipeline):
         top_k, documents = options.get("top_k"), options.get("documents")
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise InputError(f"top_k: got {top_k!r}, wanted a number of documents from 1, or None for all")
-        if documents is not None and not _are_texts(documents):
+        if documents is not None and not are_texts(documents):
             raise InputError(f"documents: got {quoted(documents)}, wanted a list of texts")
         self._function(options)
 
@@ -147,7 +145,7 @@ class RerankPipeline(Pipeline):
         found: list[Row] = []
         for number, row in enumerate(rows, first):
             query, documents = _read(row, options.get("documents"))
-            if not isinstance(query, str) or not _are_texts(documents):
+            if not isinstance(query, str) or not are_texts(documents):
                 cure = '{"query": …, "documents": […]}, or a query and documents=[…] for all queries'
                 found.append(InputError(f"row {number}: got {quoted(row)}, wanted {cure}"))
                 continue
@@ -168,7 +166,7 @@ class RerankPipeline(Pipeline):
     def postprocess(self, values: list[Tensor], parts: list[Part], **options: Any) -> Any:
         """Logits of a query with each document → the documents, best first."""
         assert isinstance(parts, Query)
-        scores = self._scores(self._logits(values, parts), options).tolist()
+        scores = self._scores(best_windows(values, parts), options).tolist()
         order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[: options.get("top_k")]
         texts = options.get("return_documents") is not False
         return [
@@ -176,17 +174,13 @@ class RerankPipeline(Pipeline):
             for place in order
         ]
 
-    def _logits(self, values: list[Tensor], parts: Query) -> Tensor:
-        """Logits `[D]` of each document, of its best window."""
-        return torch.stack([windows.amax() for windows in torch.split(torch.cat(values), parts.counts)])
-
     def _scores(self, logits: Tensor, options: Mapping[str, Any]) -> Tensor:
         return logits.sigmoid() if self._function(options) == "sigmoid" else logits
 
     def describe(self, values: list[Tensor], parts: list[Part], **options: Any) -> Described:
         """The logit of each document, and its score."""
         assert isinstance(parts, Query)
-        logits = self._logits(values, parts)
+        logits = best_windows(values, parts)
         scores = self._scores(logits, options).tolist()
         return {
             "shapes": f"{len(parts.documents)} pairs, {sum(len(part.ids) for part in parts)} tokens → a logit for each",
@@ -212,7 +206,3 @@ def _read(row: Any, usual: Any) -> tuple[Any, Any]:
     if row.keys() - {"query", "documents"}:
         return None, None
     return row.get("query"), row.get("documents", usual)
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(text, str) for text in value)

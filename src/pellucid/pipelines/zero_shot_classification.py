@@ -23,6 +23,7 @@ from pellucid.errors import InputError
 from pellucid.files import quoted
 from pellucid.pipelines.base import CallOptions, Pipeline
 from pellucid.pipelines.engine import Part, Row
+from pellucid.pipelines.pairs import Pairs
 from pellucid.pipelines.preprocess import LengthRule, Text, encode, read_text
 from pellucid.pipelines.steps import Described, Explained
 
@@ -50,7 +51,7 @@ class ZeroShotOptions(CallOptions, total=False):
     multi_label: bool
 
 
-class Premise(list[Part]):
+class Premise(Pairs):
     """A text beside each of its labels, in one part for each, or several where it is long.
 
     Args:
@@ -59,9 +60,8 @@ class Premise(list[Part]):
     """
 
     def __init__(self, sequence: str, pairs: Sequence[list[Part]]) -> None:
-        super().__init__(part for parts in pairs for part in parts)
+        super().__init__(pairs)
         self.sequence = sequence
-        self.counts = [len(parts) for parts in pairs]
 
 
 class ZeroShotClassificationPipeline(Pipeline):

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from pellucid.errors import FileError, InputError, strict
-from pellucid.files import write_json
 from pellucid.model import PreTrainedModel
 from pellucid.seed import set_seed
 from pellucid.training import checkpoints
@@ -53,9 +52,10 @@ from pellucid.training.interrupts import Interrupts
 from pellucid.training.logs import PrinterCallback, ProgressCallback, reporting_callbacks
 from pellucid.training.losses import smoothed_loss
 from pellucid.training.metrics import EvalPrediction
-from pellucid.training.optimizers import create_optimizer, load_optimizer_tensors, optimizer_tensors
+from pellucid.training.optimizers import create_optimizer
+from pellucid.training.resuming import Progress, fill, load_weights, resume
 from pellucid.training.sampling import Order, lengths_of
-from pellucid.training.schedules import get_scheduler, load_schedule_state, schedule_state
+from pellucid.training.schedules import get_scheduler
 from pellucid.training.state import STATE_FILE, TrainerControl, TrainerState
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ class Trainer:
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.optimizer, self.lr_scheduler = optimizers
+        self._makes_schedule = self.lr_scheduler is None
         self.state, self.control = TrainerState(), TrainerControl()
         usual: list[Any] = [DefaultFlowCallback, *reporting_callbacks(self.args)]
         shown = PrinterCallback if self.args.disable_tqdm else ProgressCallback
@@ -186,7 +187,7 @@ class Trainer:
         if self.model_init is not None:
             set_seed(self.args.seed, deterministic=self.args.full_determinism)
             self.model = self.callback_handler.model = self.model_init()
-            self.optimizer = self.lr_scheduler = None
+            self.optimizer = None
         order, plan = self._plan()
         folder = Path(str(self.args.output_dir))
         checkpoints.remove_leftovers(folder)
@@ -197,9 +198,9 @@ class Trainer:
         self._make_optimizer(plan)
         self.state = TrainerState(max_steps=plan.max_steps, num_train_epochs=plan.epochs)
         self.state.train_batch_size = self.args.train_batch_size
-        self._loss_sum, self._loss_total, self._logged_step = 0.0, 0.0, 0  # since the last entry; before; its step
+        self.progress = Progress()
         if source is not None:
-            self._resume(source, plan)
+            resume(self, source, plan.max_steps, plan.epochs)
         self.state.compute_steps(self.args, plan.max_steps)
         first_step, begun = self.state.global_step, perf_counter()
         self.model.train()
@@ -237,7 +238,7 @@ class Trainer:
     def _make_optimizer(self, plan: Plan) -> None:
         if self.optimizer is None:
             self.optimizer = create_optimizer(self.model, self.args)
-        if self.lr_scheduler is None:
+        if self._makes_schedule:
             self.lr_scheduler = get_scheduler(
                 self.args.lr_scheduler_type,
                 self.optimizer,
@@ -250,8 +251,13 @@ class Trainer:
     def _epochs(self, order: Order, plan: Plan, ignore: list[str] | None, source: Path | None) -> None:
         """All epochs that are left, from the step where the run stands."""
         first, skipped = divmod(self.state.global_step, plan.steps)
+        if skipped == 0 and self.progress.epoch_is_open:  # saved after its last step, before what is due at its end
+            first, skipped = first - 1, plan.steps
         for epoch in range(first, plan.epochs):
+            if self.state.global_step >= plan.max_steps and not self.progress.epoch_is_open:
+                return
             self._event("on_epoch_begin")
+            self.progress.epoch_is_open = True
             batches = order.batches(epoch)
             each = self.args.gradient_accumulation_steps
             steps = [batches[start : start + each] for start in range(0, len(batches), each)]
@@ -269,6 +275,7 @@ class Trainer:
                 self._log_evaluate_save(ignore)
                 if self.control.should_epoch_stop or self.control.should_training_stop:
                     break
+            self.progress.epoch_is_open = False
             self._event("on_epoch_end")
             self._log_evaluate_save(ignore)
             if self.control.should_training_stop:
@@ -314,14 +321,14 @@ class Trainer:
                 f"loss: got {loss_number} at step {self.state.global_step + 1}; lower learning_rate, raise "
                 "warmup_steps, or look for rows without labels; checkpoints before this step are kept"
             )
-        self._loss_sum += loss_number
+        self.progress.loss_sum += loss_number
         parameters = [one for one in self.model.parameters() if one.grad is not None]
         limit = self.args.max_grad_norm if self.args.max_grad_norm > 0 else math.inf
-        self._grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        self.progress.grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
         self._event("on_pre_optimizer_step")
         self.optimizer.step()
         self._event("on_optimizer_step")
-        self._learning_rate = self.optimizer.param_groups[0]["lr"]
+        self.progress.learning_rate = self.optimizer.param_groups[0]["lr"]
         if self.args.lr_scheduler_type not in BY_METRIC:
             self.lr_scheduler.step()
         self.model.zero_grad()
@@ -373,13 +380,12 @@ class Trainer:
         """What callbacks have turned on."""
         if self._interrupts.noted is not None:
             self.control.should_save = self.control.should_training_stop = True
-        if self.control.should_log and self.state.global_step > self._logged_step:
-            steps = self.state.global_step - self._logged_step
-            self._loss_total += self._loss_sum
-            logs = {
-                "loss": self._loss_sum / steps, "grad_norm": self._grad_norm, "learning_rate": self._learning_rate
-            }  # fmt: skip
-            self._loss_sum, self._logged_step = 0.0, self.state.global_step
+        if self.control.should_log and self.state.global_step > self.progress.logged_step:
+            done = self.progress
+            steps = self.state.global_step - done.logged_step
+            logs = {"loss": done.loss_sum / steps, "grad_norm": done.grad_norm, "learning_rate": done.learning_rate}
+            done.loss_total, done.loss_sum = done.loss_total + done.loss_sum, 0.0
+            done.logged_step = self.state.global_step
             self.log(logs)
         if self.control.should_evaluate:
             metrics = self._evaluate(ignore)
@@ -429,19 +435,8 @@ class Trainer:
             self.state.best_model_checkpoint = str(target)
         self.state.keep_callbacks([*self.callback_handler.callbacks, self.control])
         if self.args.should_save:
-            checkpoints.write_checkpoint(target, self._fill)
+            checkpoints.write_checkpoint(target, partial(fill, self))
             checkpoints.remove_old(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
-
-    def _fill(self, folder: Path) -> None:
-        """Write the files of a checkpoint."""
-        self.save_model(folder)
-        if self.args.save_only_model:
-            return
-        checkpoints.write_tensors(folder / "optimizer.safetensors", optimizer_tensors(self.optimizer, self.model))
-        progress = {"logged_step": self._logged_step, "loss_sum": self._loss_sum, "loss_total": self._loss_total}
-        write_json(folder / "scheduler.json", {**schedule_state(self.lr_scheduler), "progress": progress})
-        checkpoints.write_random_state(folder)
-        self.state.save_to_json(folder / STATE_FILE)
 
     @strict
     def save_model(self, output_dir: str | Path | None = None) -> None:
@@ -468,38 +463,15 @@ class Trainer:
             raise FileError(f"{folder}: it is no whole checkpoint: {problem}")
         return folder
 
-    def _resume(self, folder: Path, plan: Plan) -> None:
-        """Bring everything to where a checkpoint was written."""
-        if not (folder / STATE_FILE).is_file():
-            raise InputError(f"{folder}: it was written with save_only_model, so that nothing can go on from it")
-        state = TrainerState.load_from_json(folder / STATE_FILE)
-        if state.max_steps != plan.max_steps:
-            logger.warning("%s: the run was to have %d steps, now %d", folder, state.max_steps, plan.max_steps)
-        state.max_steps, state.num_train_epochs = plan.max_steps, plan.epochs
-        saved = type(self.model).from_pretrained(folder)
-        self.model.load_state_dict(saved.state_dict())
-        load_optimizer_tensors(
-            self.optimizer, self.model, checkpoints.read_tensors(folder / "optimizer.safetensors")
-        )  # fmt: skip
-        schedule = checkpoints.read_object(folder / "scheduler.json")
-        progress = schedule.pop("progress")
-        self._loss_sum, self._loss_total = float(progress["loss_sum"]), float(progress["loss_total"])
-        self._logged_step = int(progress["logged_step"])
-        load_schedule_state(self.lr_scheduler, schedule)
-        self.state = state
-        again = self.args.restore_callback_states_from_checkpoint
-        self.callback_handler.restore(state, with_settings=again)
-
     def _finish(self, begun: float, first_step: int) -> TrainOutput:
         """Figures of the run, and the best model if that is wanted."""
         steps = self.state.global_step
-        loss = (self._loss_total + self._loss_sum) / max(steps, 1)
+        loss = (self.progress.loss_total + self.progress.loss_sum) / max(steps, 1)
         done = (steps - first_step) * self.args.train_batch_size * self.args.gradient_accumulation_steps
         metrics = {**speed("train", perf_counter() - begun, done, steps - first_step), "train_loss": loss}
         self.log(metrics)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
-            best = type(self.model).from_pretrained(self.state.best_model_checkpoint)
-            self.model.load_state_dict(best.state_dict())
+            load_weights(self.model, Path(self.state.best_model_checkpoint))
         self._event("on_train_end")
         return TrainOutput(steps, loss, metrics)
 
