@@ -450,9 +450,8 @@ def test_codes_are_searched_with_queries_in_floating_point() -> None:
             given["ranges"] = ranges
         codes = quantize_embeddings(corpus, precision, given.get("ranges"))
         back = dequantize_embeddings(codes, precision, given.get("ranges"), 36 if "binary" in precision else None)
-        assert semantic_search(queries, codes, corpus_chunk_size=33, **given) == semantic_search(
-            queries, back, top_k=10
-        )
+        found = semantic_search(queries, codes, corpus_chunk_size=33, **given)
+        assert found == semantic_search(queries, back, corpus_chunk_size=33, top_k=10)
         rescored = semantic_search(queries, codes, rescore_embeddings=corpus, rescore_multiplier=20, **given)
         exact = semantic_search(queries, corpus, top_k=10)  # 20 times 10 candidates are all there are
         assert [[hit["corpus_id"] for hit in hits] for hits in rescored] == [

@@ -98,7 +98,8 @@ def integrate(look: Callable[[list[float]], tuple[Tensor, Tensor]], most: int = 
         for left_half, right_half in zip(ahead[::2], ahead[1::2], strict=True):
             del done[left_half[0], right_half[1]]
     total = torch.stack([shares for shares, _ in done.values()]).sum(dim=0)
-    return Attributions(total.tolist(), at[0.0], at[1.0], places)
+    start = at[0.0] if total.any() else at[1.0]  # where nothing moves, the two differ by rounding alone
+    return Attributions(total.tolist(), start, at[1.0], places)
 
 
 # ---------------------------------------------------------------------- the way in word vectors
