@@ -7,15 +7,15 @@
       rng_state.safetensors, rng_state.json               random numbers of torch, NumPy and Python
       checkpoint.json                                     name, size and SHA-256 of every file: written last
 
-A checkpoint is made in a hidden folder beside, brought to the disk, and renamed. A run that is killed leaves whole
-checkpoints and perhaps such a folder, which the next one removes.
+A checkpoint is made in a hidden folder beside, brought to the disk, and put in its place in one step (see
+`files.atomic_folder`). A run that is killed leaves whole checkpoints and perhaps such a folder, which the next one
+removes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import random
 import re
 import shutil
@@ -30,13 +30,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from pellucid.errors import FileError, InputError
-from pellucid.files import atomic_write, open_regular, quoted, read_json, write_json
+from pellucid.files import atomic_folder, atomic_write, open_regular, quoted, read_json, write_json
 
 logger = logging.getLogger("pellucid")
 
 MANIFEST = "checkpoint.json"
 PREFIX = "checkpoint"
-_BLOCK = 1 << 22
 
 
 def write_checkpoint(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -49,43 +48,16 @@ def write_checkpoint(folder: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         FileError: the disk is full or refuses; what was there is unchanged.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = folder.parent / f".{folder.name}.unfinished"
-    shutil.rmtree(staged, ignore_errors=True)
-    try:
-        staged.mkdir()
-        fill(staged)
-        files = {path.name: _described(path) for path in sorted(staged.iterdir()) if path.is_file()}
-        write_json(staged / MANIFEST, {"files": files})
-        _sync(staged)
-        if folder.exists():
-            shutil.rmtree(folder)
-        staged.rename(folder)
-        _sync(folder.parent)
-    except OSError as error:
-        if isinstance(error, FileError):
-            raise
-        reason = error.strerror or str(error)
-        raise FileError(f"{folder}: not saved: {reason}; earlier checkpoints are unchanged") from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    with atomic_folder(folder) as staged:
+        fill(staged.path)
+        files = {path.name: _described(path) for path in sorted(staged.path.iterdir()) if path.is_file()}
+        write_json(staged.path / MANIFEST, {"files": files})
+        staged.remove("*")  # of a checkpoint that was there nothing stays
 
 
 def _described(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-        os.fsync(file.fileno())
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 # ---------------------------------------------------------------------- which there are
@@ -151,9 +123,8 @@ def remove_old(folder: Path, limit: int | None, keep: str | None) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed runs have left unfinished."""
-    for pattern in (f".{PREFIX}-*.unfinished", f".{PREFIX}-*.removed"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f".{PREFIX}-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 # ---------------------------------------------------------------------- tensors and random numbers
