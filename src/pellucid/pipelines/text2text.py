@@ -29,7 +29,6 @@ from pellucid.errors import InputError, reject_unknown
 from pellucid.files import quoted
 from pellucid.generation.config import GenerationConfig
 from pellucid.layout import PackedTokens
-from pellucid.pipelines.base import Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.preprocess import LengthRule, Text, encode, read_text, readable_tokens
 from pellucid.pipelines.steps import Described, Explained
@@ -38,6 +37,7 @@ from pellucid.pipelines.writing import (
     Continuation,
     Plan,
     WritingOptions,
+    WritingPipeline,
     continued,
     ones,
     opened,
@@ -98,7 +98,7 @@ class Source(list[Part]):
         self.gaps = [*gaps, ""]
 
 
-class Text2TextGenerationPipeline(Pipeline):
+class Text2TextGenerationPipeline(WritingPipeline):
     """Texts that answer texts; arguments as in `Pipeline`, and the options of `Text2TextOptions`.
 
     Attributes:
@@ -143,18 +143,6 @@ class Text2TextGenerationPipeline(Pipeline):
         return answer
 
     # ------------------------------------------------------------------ options
-
-    @classmethod
-    def known_options(cls) -> frozenset[str]:
-        """Names of everything that a call can be told."""
-        return super().known_options() | GenerationConfig.fields().keys()
-
-    def merge(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Check options and add the defaults; a call's own `generation_config` takes the place of all settings."""
-        if given.get("generation_config") is not None:
-            settings = GenerationConfig.fields().keys() | {"stop_sequence"}
-            given = {**dict.fromkeys(self.defaults.keys() & settings), **given}
-        return super().merge(given)
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise `InputError` or `ConfigError` for an option's value that cannot be used."""

@@ -29,7 +29,6 @@ from pellucid.files import quoted
 from pellucid.generation.config import GenerationConfig
 from pellucid.generation.detokenizer import Detokenizer
 from pellucid.generation.room import window_of
-from pellucid.pipelines.base import Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.preprocess import LengthRule, readable_tokens
 from pellucid.pipelines.steps import Described, Explained
@@ -38,6 +37,7 @@ from pellucid.pipelines.writing import (
     Continuation,
     Plan,
     WritingOptions,
+    WritingPipeline,
     continued,
     ones,
     opened,
@@ -88,7 +88,7 @@ class Prompt(list[Part]):
         self.given = given
 
 
-class TextGenerationPipeline(Pipeline):
+class TextGenerationPipeline(WritingPipeline):
     """Texts that go on, and chats; arguments as in `Pipeline`, and the options of `GenerationOptions`.
 
     Attributes:
@@ -173,18 +173,6 @@ class TextGenerationPipeline(Pipeline):
             decoding.close()
 
     # ------------------------------------------------------------------ options
-
-    @classmethod
-    def known_options(cls) -> frozenset[str]:
-        """Names of everything that a call can be told."""
-        return super().known_options() | GenerationConfig.fields().keys()
-
-    def merge(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Check options and add the defaults; a call's own `generation_config` takes the place of all settings."""
-        if given.get("generation_config") is not None:
-            settings = GenerationConfig.fields().keys() | {"stop_sequence"}
-            given = {**dict.fromkeys(self.defaults.keys() & settings), **given}
-        return super().merge(given)
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise `InputError` or `ConfigError` for an option's value that cannot be used."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from pellucid.errors import InputError
 from pellucid.generation import generate
 from pellucid.generation.config import GenerationConfig
+from pellucid.pipelines.base import Pipeline
 
 if TYPE_CHECKING:
     from pellucid.generation.loop import Decoding
@@ -77,6 +78,22 @@ class WritingOptions(TypedDict, total=False):
     progress: bool | None
     padding: bool | str | None
     num_workers: int | None
+
+
+class WritingPipeline(Pipeline):
+    """Base of the pipelines that write: every setting of `GenerationConfig` can be told by its name."""
+
+    @classmethod
+    def known_options(cls) -> frozenset[str]:
+        """Names of everything that a call can be told."""
+        return super().known_options() | GenerationConfig.fields().keys()
+
+    def merge(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Check options and add the defaults; a call's own `generation_config` takes the place of all settings."""
+        if given.get("generation_config") is not None:
+            settings = GenerationConfig.fields().keys() | {"stop_sequence"}
+            given = {**dict.fromkeys(self.defaults.keys() & settings), **given}
+        return super().merge(given)
 
 
 def ones(answers: Sequence[Any]) -> list[Any]:

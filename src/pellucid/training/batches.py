@@ -17,6 +17,7 @@ from pellucid.errors import InputError
 from pellucid.layout import PackedTokens
 from pellucid.training.collators import Collator
 from pellucid.training.draws import Drawing
+from pellucid.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from pellucid.model import PreTrainedModel
@@ -24,9 +25,18 @@ if TYPE_CHECKING:
 LABELS = ("label", "labels", "label_ids")
 FOR_COLLATORS = ("special_tokens_mask", "offset_mapping", "length")
 """Columns that no model takes and some collators read."""
-IGNORED = -100
 CLASSES = "SequenceClassification", "TokenClassification"
 """Heads whose labels are numbers of classes."""
+
+
+def in_memory(dataset: Any) -> bool:
+    """Whether reading a row is quick, draws nothing, and gives the same each time."""
+    return isinstance(dataset, list) or type(dataset).__module__.partition(".")[0] == "datasets"
+
+
+def is_shifted(model: PreTrainedModel) -> bool:
+    """Whether a token's label is the token after it, as for a decoder that writes."""
+    return model.can_generate() and not model.config.is_encoder_decoder
 
 
 def kept_columns(model: PreTrainedModel, label_names: Sequence[str] | None) -> set[str]:
@@ -50,7 +60,7 @@ def check_labels(dataset: Any, model: PreTrainedModel, kept: set[str] | None) ->
     Raises:
         InputError: naming the row and the label.
     """
-    if not isinstance(dataset, list) and type(dataset).__module__.partition(".")[0] != "datasets":
+    if not in_memory(dataset):
         return
     config = model.config
     if not type(model).__name__.endswith(CLASSES) or config.problem_type in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-IGNORED = -100
+from pellucid.training.rows import IGNORED
 
 
 def smoothed_loss(logits: Tensor, labels: Tensor, share: float, shifted: bool) -> Tensor:

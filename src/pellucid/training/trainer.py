@@ -34,6 +34,8 @@ from pellucid.training.batches import (
     check_labels,
     collate,
     count_items,
+    in_memory,
+    is_shifted,
     kept_columns,
     on_device,
     read_row,
@@ -267,9 +269,8 @@ class Trainer:
                 partial(self._batches_of, rows, epoch * plan.steps + number)
                 for number, rows in enumerate(steps[: plan.steps])
             ][skipped if epoch == first else 0 :]
-            with_random = source is not None and epoch == first
-            if with_random:
-                checkpoints.read_random_state(source)  # type: ignore[arg-type]  # not None there
+            if source is not None and epoch == first:
+                checkpoints.read_random_state(source)
             for number, made in enumerate(ahead(makers, self._can_read_ahead()), plan.steps - len(makers) + 1):
                 self._step(made, epoch + number / plan.steps)
                 self._log_evaluate_save(ignore)
@@ -283,9 +284,7 @@ class Trainer:
 
     def _can_read_ahead(self) -> bool:
         """Whether the next batch can be made beside the step: nothing in it draws from the common random numbers."""
-        dataset = self.train_dataset
-        in_memory = isinstance(dataset, list) or type(dataset).__module__.partition(".")[0] == "datasets"
-        return in_memory and isinstance(self.data_collator, Collator)
+        return in_memory(self.train_dataset) and isinstance(self.data_collator, Collator)
 
     def _batches_of(self, numbers: list[list[int]], step: int) -> list[dict[str, Any]]:
         """The batches of one step."""
@@ -301,14 +300,14 @@ class Trainer:
     def _step(self, batches: list[dict[str, Any]], epoch: float) -> None:
         """One step: the gradients of its batches, and what the optimizer makes of them."""
         self._event("on_step_begin")
-        shifted = self.model.can_generate() and not self.model.config.is_encoder_decoder
-        counts = [count_items(batch, shifted) for batch in batches]
+        counts = [count_items(batch, is_shifted(self.model)) for batch in batches]
+        total = sum(counts)
         loss_sum = torch.zeros((), device=self.args.device)
         for number, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             inputs = on_device(batch, self.args.device)
             with self.autocast():
-                loss = self.compute_loss(self.model, inputs, num_items_in_batch=sum(counts))
-            loss = loss * (count / sum(counts))
+                loss = self.compute_loss(self.model, inputs, num_items_in_batch=total)
+            loss = loss * (count / total)
             loss.backward()
             loss_sum += loss.detach()
             self.state.num_input_tokens_seen += tokens_in(batch)
@@ -363,8 +362,7 @@ class Trainer:
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
         elif self.args.label_smoothing_factor and labels is not None:
-            shifted = model.can_generate() and not model.config.is_encoder_decoder
-            loss = smoothed_loss(outputs.logits, labels, self.args.label_smoothing_factor, shifted)
+            loss = smoothed_loss(outputs.logits, labels, self.args.label_smoothing_factor, is_shifted(model))
         else:
             loss = outputs.get("loss")
         if loss is None:
@@ -497,8 +495,7 @@ class Trainer:
             for name, rows in dataset.items():
                 found |= self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}")
             return found
-        answers, metrics = self._answer(dataset, ignore_keys, metric_key_prefix, "eval_dataset")
-        del answers
+        _, metrics = self._answer(dataset, ignore_keys, metric_key_prefix, "eval_dataset")
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
