@@ -111,6 +111,8 @@ class Pipeline(ABC):
     """Fields that the rows of a JSON lines file, a frame or a data set are read for."""
     list_name: ClassVar[str] = "answers"
     """Name of the answer where it is a list and stands in a column of a frame."""
+    cut_text: ClassVar[Literal["only_first", "only_second"] | None] = None
+    """Which text of a pair is cut when the call only says that one is to be; `None`: the longer one."""
     tokens_per_batch: ClassVar[int | None] = None
     """Tokens that are read together; `None`: as proves best."""
     reads_ahead: ClassVar[bool] = True
@@ -392,6 +394,9 @@ class Pipeline(ABC):
 
     def length_rule(self, options: Mapping[str, Any]) -> LengthRule:
         """What the options say about texts that are too long."""
+        asked = options.get("truncation")
+        if self.cut_text and (asked is True or (options.get("long") == "truncate" and not asked)):
+            options = {**options, "truncation": self.cut_text}
         return LengthRule.from_options(options, readable_tokens(self.model), self.tokenizer.model_max_length)
 
     # ------------------------------------------------------------------ the rest

@@ -22,7 +22,7 @@ from pellucid.files import quoted
 from pellucid.pipelines.base import CallOptions, Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.pairs import Pairs, are_texts, best_windows
-from pellucid.pipelines.preprocess import LengthRule, encode
+from pellucid.pipelines.preprocess import encode
 from pellucid.pipelines.steps import Described
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class MultipleChoicePipeline(Pipeline):
     auto_class = "AutoModelForMultipleChoice"
     default_model = "ehdwns1516/bert-base-uncased_SWAG"
     options = ChoiceOptions
+    cut_text = "only_first"  # the text, and never a choice
     list_name = "choices"
     fields: ClassVar[tuple[str, ...]] = (*TEXTS, "choices")
 
@@ -114,12 +115,6 @@ class MultipleChoicePipeline(Pipeline):
             raise InputError(f"top_k: got {top_k!r}, wanted a number of choices from 1, or None for all")
         if choices is not None and not are_texts(choices):
             raise InputError(f"choices: got {quoted(choices)}, wanted a list of texts")
-
-    def length_rule(self, options: Mapping[str, Any]) -> LengthRule:
-        """What the options say about texts that are too long; it is the text that is cut, and never a choice."""
-        if options.get("truncation") is True or (options.get("long") == "truncate" and not options.get("truncation")):
-            options = {**options, "truncation": "only_first"}
-        return super().length_rule(options)
 
     # ------------------------------------------------------------------ the three steps
 

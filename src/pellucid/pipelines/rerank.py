@@ -18,7 +18,7 @@ from pellucid.files import quoted
 from pellucid.pipelines.base import CallOptions, Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.pairs import Pairs, are_texts, best_windows
-from pellucid.pipelines.preprocess import LengthRule, encode
+from pellucid.pipelines.preprocess import encode
 from pellucid.pipelines.steps import Described, Explained
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class RerankPipeline(Pipeline):
     auto_class = "AutoModelForSequenceClassification"
     default_model = "cross-encoder/ms-marco-MiniLM-L6-v2"
     options = RerankOptions
+    cut_text = "only_second"  # the document, and never the query
     list_name = "documents"
     fields: ClassVar[tuple[str, ...]] = ("query", "documents")
 
@@ -130,12 +131,6 @@ class RerankPipeline(Pipeline):
         said = settings.get("activation_fn") if isinstance(settings, Mapping) else None
         said = said or extra.get("sbert_ce_default_activation_function")
         return "none" if str(said).endswith("Identity") else "sigmoid"
-
-    def length_rule(self, options: Mapping[str, Any]) -> LengthRule:
-        """What the options say about texts that are too long; it is the document that is cut, and never the query."""
-        if options.get("truncation") is True or (options.get("long") == "truncate" and not options.get("truncation")):
-            options = {**options, "truncation": "only_second"}
-        return super().length_rule(options)
 
     # ------------------------------------------------------------------ the three steps
 

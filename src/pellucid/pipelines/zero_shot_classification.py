@@ -24,7 +24,7 @@ from pellucid.files import quoted
 from pellucid.pipelines.base import CallOptions, Pipeline
 from pellucid.pipelines.engine import Part, Row
 from pellucid.pipelines.pairs import Pairs
-from pellucid.pipelines.preprocess import LengthRule, Text, encode, read_text
+from pellucid.pipelines.preprocess import Text, encode, read_text
 from pellucid.pipelines.steps import Described, Explained
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class ZeroShotClassificationPipeline(Pipeline):
     auto_class = "AutoModelForSequenceClassification"
     default_model = "facebook/bart-large-mnli"
     options = ZeroShotOptions
+    cut_text = "only_first"  # the text, and never a label
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -152,12 +153,6 @@ class ZeroShotClassificationPipeline(Pipeline):
                 f"{TEMPLATE!r}"
             )
         return text
-
-    def length_rule(self, options: Mapping[str, Any]) -> LengthRule:
-        """What the options say about texts that are too long; it is the text that is cut, and never a label."""
-        if options.get("truncation") is True or (options.get("long") == "truncate" and not options.get("truncation")):
-            options = {**options, "truncation": "only_first"}
-        return super().length_rule(options)
 
     # ------------------------------------------------------------------ the three steps
 
