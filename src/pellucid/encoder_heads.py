@@ -251,7 +251,7 @@ class TextHead(EncoderHead):
 
     def build(self, config: Any) -> None:
         """Make the head's own layers; the configuration has a property `head_dropout`."""
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = ops.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, self.classes(config))
 
     def logits(self, body: Any, layout: Layout) -> Tensor:
@@ -289,7 +289,7 @@ class TokenClassification(EncoderHead):
 
     def build(self, config: Any) -> None:
         """Make the head's own layers; the configuration has a property `head_dropout`."""
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = ops.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
     def logits(self, body: Any) -> Tensor:

@@ -117,7 +117,7 @@ class TokenClassification(ClassHead):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         rate = getattr(config, "classifier_dropout", None)
-        self.dropout = nn.Dropout(getattr(config, "hidden_dropout", 0.1) if rate is None else rate)
+        self.dropout = ops.Dropout(getattr(config, "hidden_dropout", 0.1) if rate is None else rate)
         self.score = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
@@ -175,7 +175,7 @@ class SequenceSummary(nn.Module):
         size = classes if config.summary_proj_to_labels else config.hidden_size
         self.summary = nn.Linear(config.hidden_size, size) if config.summary_use_proj else nn.Identity()
         self.activation = ops.activation(config.summary_activation or "linear")
-        self.first_dropout = nn.Dropout(config.summary_first_dropout)
+        self.first_dropout = ops.Dropout(config.summary_first_dropout)
 
     def forward(self, hidden: Tensor, layout: Layout, columns: Ids) -> Tensor:
         """States `[T, H]`, and for `cls_index` the column `[B]` of the token to read → `[B, classes]`."""

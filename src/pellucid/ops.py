@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pellucid.errors import InputError, did_you_mean
+from pellucid.ops_dropout import Dropout as Dropout
+from pellucid.ops_dropout import dropped as dropped
 
 if TYPE_CHECKING:
     from pellucid.cache import CrossMemory, Memory
@@ -167,7 +169,7 @@ def attend(
     mixed, weights = [], []
     for number, (q, k, v, mask, causal) in enumerate(found):
         added = None if bias is None else bias[number].to(q.dtype)
-        if need_weights:
+        if need_weights or (dropout and q.device.type == "cpu"):  # the fused kernel draws slowly there
             block, weight = _open_attention(q, k, v, mask, added, causal, dropout, scale)
             weights.append(weight)
         else:
@@ -300,7 +302,7 @@ def _open_attention(
         scores = scores.masked_fill(~_lower_triangle(scores.shape[-1], scores.device), float("-inf"))
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = F.dropout(scores.softmax(dim=-1), dropout)
+    weights = dropped(scores.softmax(dim=-1), dropout)
     return weights @ value, weights
 
 

@@ -221,7 +221,7 @@ class ClassificationHead(nn.Module):
     def __init__(self, size: int, classes: int, dropout: float) -> None:
         super().__init__()
         self.dense = nn.Linear(size, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ops.Dropout(dropout)
         self.out_proj = nn.Linear(size, classes)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class AlbertEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.embedding_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.embedding_size)
         self.LayerNorm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
         vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, E]
@@ -88,22 +88,22 @@ class AlbertAttention(nn.Module):
     """Each token gathers from its sequence what its query finds in the keys, and adds it: `[T, H]` → `[T, H]`."""
 
     joined = ("query", "key", "value")  # a speed form may compute these at once
+    read_by = "dense"  # reads what the heads have found, so that heads can be pruned
 
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__()
-        self.num_heads = config.num_attention_heads
         self.head_size = config.hidden_size // config.num_attention_heads
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.attention_dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.attention_dropout = ops.Dropout(config.attention_probs_dropout_prob)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.output_dropout = ops.Dropout(config.hidden_dropout_prob)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
         projected = ops.project(hidden, self.query, self.key, self.value)
-        query, key, value = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
+        query, key, value = (x.view(-1, x.shape[-1] // self.head_size, self.head_size) for x in projected)  # [T, N, D]
         dropout = self.attention_dropout.p if self.training else 0.0
         mixed, maps = ops.attention(query, key, value, layout, dropout=dropout, need_weights=need_weights)  # [T, H]
         return self.LayerNorm(hidden + self.output_dropout(self.dense(mixed))), maps
@@ -244,7 +244,7 @@ class AlbertSOPHead(nn.Module):
 
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.classifier_dropout_prob)
+        self.dropout = ops.Dropout(config.classifier_dropout_prob)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, pooled: Tensor) -> Tensor:

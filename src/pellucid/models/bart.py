@@ -168,8 +168,8 @@ class BartEncoderLayer(nn.Module):
         self.self_attn = BartAttention(config, config.encoder_attention_heads, layer_idx, causal=False)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
         self.activation = ops.activation(config.activation_function)
-        self.dropout = nn.Dropout(config.dropout)
-        self.activation_dropout = nn.Dropout(config.activation_dropout)
+        self.dropout = ops.Dropout(config.dropout)
+        self.activation_dropout = ops.Dropout(config.activation_dropout)
         self.fc1 = nn.Linear(config.d_model, config.encoder_ffn_dim)
         self.fc2 = nn.Linear(config.encoder_ffn_dim, config.d_model)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
@@ -247,7 +247,7 @@ class BartStack(BartPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = words
         self.embed_positions = self.positions_class(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ops.Dropout(config.dropout)
         self.layernorm_embedding = nn.LayerNorm(config.d_model) if config.embedding_norm else None
         self.layer_norm = nn.LayerNorm(config.d_model) if config.norm_first else None
         self.layerdrop = 0.0

@@ -74,7 +74,7 @@ class BertEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
         vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, H]
@@ -87,17 +87,18 @@ class BertSelfAttention(nn.Module):
     """Each token gathers from the tokens of its sequence what its query finds in their keys: `[T, H]` → `[T, H]`."""
 
     joined: tuple[str, ...] = ("query", "key", "value")  # a speed form may compute these at once
+    read_by = "output.dense"  # reads what the heads have found, so that heads can be pruned
 
     def __init__(self, config: BertConfig, layer_idx: int) -> None:
         super().__init__()
-        self.layer_idx, self.num_heads = layer_idx, config.num_attention_heads
+        self.layer_idx = layer_idx
         self.head_size = config.hidden_size // config.num_attention_heads
         self.causal = config.is_decoder
         self.query, self.key, self.value = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(3))
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = ops.Dropout(config.attention_probs_dropout_prob)
 
     def heads(self, x: Tensor) -> Tensor:
-        return x.view(-1, self.num_heads, self.head_size)  # [T, H] → [T, N, D]
+        return x.view(-1, x.shape[-1] // self.head_size, self.head_size)  # [T, N * D] → [T, N, D]
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
         q, k, v = (self.heads(x) for x in ops.project(hidden, self.query, self.key, self.value))
@@ -110,7 +111,7 @@ class BertSelfAttention(nn.Module):
 class BertCrossAttention(BertSelfAttention):
     """Each token of a decoder gathers from all tokens of another text, the source: `[T, H]` → `[T, H]`."""
 
-    joined = ()  # queries and keys are of different texts
+    joined, read_by = (), ""  # queries and keys are of different texts
 
     def forward(  # type: ignore[override]  # with a source
         self, hidden: Tensor, layout: Layout, need_weights: bool, source: Source
@@ -130,7 +131,7 @@ class BertOutput(nn.Module):
         super().__init__()
         self.dense = nn.Linear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)
 
     def forward(self, changed: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(changed)) + residual)

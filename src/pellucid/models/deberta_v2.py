@@ -111,7 +111,7 @@ class DebertaV2Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(types, size) if types > 0 else None
         self.embed_proj = nn.Linear(size, hidden, bias=False) if size != hidden else None
         self.LayerNorm = nn.LayerNorm(hidden, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
         vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, E]
@@ -138,10 +138,12 @@ def bucket_of(distance: Tensor, buckets: int, farthest: int) -> Tensor:
 class DisentangledSelfAttention(nn.Module):
     """Each token gathers from the tokens of its sequence by what they are and by how far away: `[T, H]` → `[T, H]`."""
 
+    read_by = "output.dense"  # reads what the heads have found, so that heads can be pruned
+
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__()
         size = config.hidden_size
-        self.num_heads, self.head_size = config.num_attention_heads, size // config.num_attention_heads
+        self.head_size = size // config.num_attention_heads
         self.query_proj, self.key_proj, self.value_proj = (nn.Linear(size, size) for _ in range(3))
         self.to_position, self.from_position = (name in (config.pos_att_type or ()) for name in ("c2p", "p2c"))
         self.scale = (self.head_size * (1 + self.to_position + self.from_position)) ** -0.5  # of each of the terms
@@ -149,12 +151,12 @@ class DisentangledSelfAttention(nn.Module):
         for kind, wanted in (("key", self.to_position), ("query", self.from_position)):
             if wanted and config.relative_attention and not self.shared:
                 self.add_module(f"pos_{kind}_proj", nn.Linear(size, size))
-        self.pos_dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.pos_dropout = ops.Dropout(config.hidden_dropout_prob)
+        self.dropout = ops.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool, distances: Distances | None) -> Mixed:
         projected = self.query_proj(hidden), self.key_proj(hidden), self.value_proj(hidden)
-        query, key, value = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
+        query, key, value = (x.view(-1, x.shape[-1] // self.head_size, self.head_size) for x in projected)  # [T, N, D]
         runs = list(ops.blocks(query, key, value, layout))
         terms = None if distances is None else self.position_terms(runs, *distances)
         dropout = self.dropout.p if self.training else 0.0
@@ -179,7 +181,8 @@ class DisentangledSelfAttention(nn.Module):
     def through(self, kind: str, vectors: Tensor) -> Tensor:
         """Keys or queries of distances, `[R, H]` → `[N, D, R]`, scaled as the scores will be."""
         layer = self.get_submodule(f"{kind}_proj" if self.shared else f"pos_{kind}_proj")
-        return (layer(vectors) * self.scale).view(-1, self.num_heads, self.head_size).permute(1, 2, 0)
+        made = layer(vectors) * self.scale  # [R, N * D]
+        return made.view(-1, made.shape[-1] // self.head_size, self.head_size).permute(1, 2, 0)
 
 
 class DebertaV2Layer(nn.Module):
@@ -205,7 +208,7 @@ class ConvLayer(nn.Module):
         self.conv = nn.Conv1d(size, size, width, padding=width // 2, groups=config.conv_groups)
         self.activation = ops.activation(config.conv_act)
         self.LayerNorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)
 
     def forward(self, layer: nn.Module, hidden: Tensor, layout: Layout, *asked: Any) -> Mixed:
         output, maps = layer(hidden, layout, *asked)
@@ -292,7 +295,7 @@ class ContextPooler(nn.Module):
 
     def __init__(self, config: DebertaV2Config) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.pooler_dropout)
+        self.dropout = ops.Dropout(config.pooler_dropout)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ops.activation(config.pooler_hidden_act)
 
@@ -332,7 +335,7 @@ class DebertaV2ForTokenClassification(DebertaV2Head, heads.TokenClassification):
 
     def build(self, config: DebertaV2Config) -> None:
         super().build(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)  # cls_dropout is not for this head
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)  # cls_dropout is not for this head
 
 
 class DebertaV2ForQuestionAnswering(DebertaV2Head, heads.QuestionAnsweringWithTokenTypes):

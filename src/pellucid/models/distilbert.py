@@ -66,7 +66,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.dim, padding_idx=config.pad_token_id)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.dim)
         self.LayerNorm = nn.LayerNorm(config.dim, eps=1e-12)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ops.Dropout(config.dropout)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
         vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, H]
@@ -78,12 +78,12 @@ class MultiHeadSelfAttention(nn.Module):
     """Each token gathers from the tokens of its sequence what its query finds in their keys: `[T, H]` → `[T, H]`."""
 
     joined = ("q_lin", "k_lin", "v_lin")  # a speed form may compute these at once
+    read_by = "out_lin"  # reads what the heads have found, so that heads can be pruned
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
-        self.n_heads = config.n_heads
         self.head_size = config.dim // config.n_heads
-        self.dropout = nn.Dropout(config.attention_dropout)
+        self.dropout = ops.Dropout(config.attention_dropout)
         self.q_lin = nn.Linear(config.dim, config.dim)
         self.k_lin = nn.Linear(config.dim, config.dim)
         self.v_lin = nn.Linear(config.dim, config.dim)
@@ -91,7 +91,7 @@ class MultiHeadSelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
         projected = ops.project(hidden, self.q_lin, self.k_lin, self.v_lin)
-        query, key, value = (x.view(-1, self.n_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
+        query, key, value = (x.view(-1, x.shape[-1] // self.head_size, self.head_size) for x in projected)  # [T, N, D]
         dropout = self.dropout.p if self.training else 0.0
         mixed, maps = ops.attention(query, key, value, layout, dropout=dropout, need_weights=need_weights)
         return self.out_lin(mixed), maps
@@ -104,7 +104,7 @@ class FFN(nn.Module):
 
     def __init__(self, config: DistilBertConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ops.Dropout(config.dropout)
         self.lin1 = nn.Linear(config.dim, config.hidden_dim)
         self.lin2 = nn.Linear(config.hidden_dim, config.dim)
         self.activation = ops.activation(config.activation)
@@ -219,7 +219,7 @@ class DistilBertTextHead(DistilBertHead, heads.TextHead):
     def build(self, config: DistilBertConfig) -> None:
         self.pre_classifier = nn.Linear(config.dim, config.dim)
         self.classifier = nn.Linear(config.dim, self.classes(config))
-        self.dropout = nn.Dropout(config.seq_classif_dropout)
+        self.dropout = ops.Dropout(config.seq_classif_dropout)
 
     def logits(self, body: Any, layout: Layout) -> Tensor:
         pooled = self.pre_classifier(layout.first(body.last_hidden_state)).relu()  # [T, H] → [B, H]
@@ -238,7 +238,7 @@ class DistilBertForTokenClassification(DistilBertHead, heads.TokenClassification
     """A class for each token, such as the kind of name it is part of; `labels` `[B, S]`, -100 left out."""
 
     def build(self, config: DistilBertConfig) -> None:
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ops.Dropout(config.dropout)
         self.classifier = nn.Linear(config.dim, config.num_labels)
 
 
@@ -247,7 +247,7 @@ class DistilBertForQuestionAnswering(DistilBertHead, heads.QuestionAnswering):
 
     def build(self, config: DistilBertConfig) -> None:
         self.qa_outputs = nn.Linear(config.dim, 2)
-        self.dropout = nn.Dropout(config.qa_dropout)
+        self.dropout = ops.Dropout(config.qa_dropout)
 
     def forward(  # type: ignore[override]  # a head with two labels
         self, input_ids: Ids = None, attention_mask: Ids = None, inputs_embeds: Ids = None,

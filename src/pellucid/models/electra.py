@@ -58,7 +58,7 @@ class ElectraEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.embedding_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.embedding_size)
         self.LayerNorm = nn.LayerNorm(config.embedding_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
         vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, E]
@@ -182,7 +182,7 @@ class ElectraClassificationHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ops.activation("gelu")  # whatever the layers use
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = ops.Dropout(config.head_dropout)
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, first: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ class ElectraSequenceSummary(nn.Module):
         config.require(config.summary_type == "first", "summary_type", "'first', the token that a summary is made of")
         self.summary = nn.Linear(config.hidden_size, config.hidden_size) if config.summary_use_proj else nn.Identity()
         self.activation = ops.activation(config.summary_activation or "linear")
-        self.last_dropout = nn.Dropout(config.summary_last_dropout)
+        self.last_dropout = ops.Dropout(config.summary_last_dropout)
 
     def forward(self, first: Tensor) -> Tensor:
         return self.last_dropout(self.activation(self.summary(first)))

@@ -130,7 +130,7 @@ class Gemma2Attention(llama.LlamaAttention):
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-        return F.dropout(weights, self.dropout, self.training), value
+        return (ops.dropped(weights, self.dropout) if self.training else weights), value
 
 
 class Gemma2DecoderLayer(llama.LlamaDecoderLayer):

@@ -78,21 +78,24 @@ class GPT2Projection(ops.Conv1D):
 class GPT2Attention(nn.Module):
     """Each token gathers from those before it: `[T, H]` → `[T, H]`."""
 
+    read_by = "c_proj"  # reads what the heads have found, so that heads can be pruned
+
     def __init__(self, config: GPT2Config, layer_idx: int) -> None:
         super().__init__()
         self.layer_idx = layer_idx
-        self.num_heads, self.head_size = config.n_head, config.n_embd // config.n_head
+        self.head_size = config.n_embd // config.n_head
         self.scale = self.head_size**-0.5 if config.scale_attn_weights else 1.0
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer_idx + 1
         self.c_attn = ops.Conv1D(config.n_embd, 3 * config.n_embd)
         self.c_proj = GPT2Projection(config.n_embd, config.n_embd)
-        self.attn_dropout = nn.Dropout(config.attn_pdrop)
-        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.attn_dropout = ops.Dropout(config.attn_pdrop)
+        self.resid_dropout = ops.Dropout(config.resid_pdrop)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
-        joint = self.c_attn(hidden)  # [T, H] → [T, 3 * H]
-        query, key, value = joint.view(-1, 3, self.num_heads, self.head_size).unbind(1)  # [T, N, D] each
+        joint = self.c_attn(hidden)  # [T, H] → [T, 3 * N * D]
+        joint = joint.view(-1, 3, joint.shape[-1] // (3 * self.head_size), self.head_size)
+        query, key, value = joint.unbind(1)  # [T, N, D] each
         mixed, maps = ops.attention(
             query, key, value, layout, causal=True, scale=self.scale, need_weights=need_weights,
             dropout=self.attn_dropout.p if self.training else 0.0, memory=layout.memory(self.layer_idx),
@@ -103,6 +106,8 @@ class GPT2Attention(nn.Module):
 class GPT2CrossAttention(GPT2Attention):
     """Each token gathers from all tokens of another text, the source: `[T, H]` → `[T, H]`."""
 
+    read_by = ""  # what is numbered are the heads among a text's own tokens
+
     def __init__(self, config: GPT2Config, layer_idx: int) -> None:
         super().__init__(config, layer_idx)
         self.c_attn = ops.Conv1D(config.n_embd, 2 * config.n_embd)
@@ -111,11 +116,11 @@ class GPT2CrossAttention(GPT2Attention):
     def forward(  # type: ignore[override]  # queries and keys are of different texts
         self, hidden: Tensor, layout: Layout, need_weights: bool, source: Source
     ) -> tuple[Tensor, Maps | None]:
-        memory = source.memory(self.layer_idx)
+        memory, query = source.memory(self.layer_idx), self.q_attn(hidden)
+        query = query.view(-1, query.shape[-1] // self.head_size, self.head_size)  # [T, H] → [T, N, D]
         if memory.keys is None and source.states is not None and source.layout is not None:
-            joint = self.c_attn(source.states).view(-1, 2, self.num_heads, self.head_size)  # [T of the source, 2, N, D]
+            joint = self.c_attn(source.states).view(-1, 2, query.shape[1], self.head_size)  # [T of the source, 2, N, D]
             memory.store(joint[:, 0], joint[:, 1], source.layout)
-        query = self.q_attn(hidden).view(-1, self.num_heads, self.head_size)  # [T, H] → [T, N, D]
         mixed, maps = ops.attend(
             ops.cross_blocks(query, layout, memory), query, scale=self.scale, need_weights=need_weights,
             dropout=self.attn_dropout.p if self.training else 0.0,
@@ -132,7 +137,7 @@ class GPT2MLP(nn.Module):
         self.c_fc = ops.Conv1D(config.n_embd, inner)
         self.c_proj = GPT2Projection(inner, config.n_embd)
         self.act = ops.activation(config.activation_function)
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.dropout = ops.Dropout(config.resid_pdrop)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.dropout(self.c_proj(self.act(self.c_fc(hidden))))  # [T, H] → [T, inner] → [T, H]
@@ -187,7 +192,7 @@ class GPT2Model(GPT2PreTrainedModel):
         super().__init__(config)
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
-        self.drop = nn.Dropout(config.embd_pdrop)
+        self.drop = ops.Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(GPT2Block(config, number) for number in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.gradient_checkpointing = False
@@ -341,7 +346,7 @@ class GPT2ForTokenClassification(GPT2ClassHead):
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = ops.Dropout(0.1)
         self.classifier = nn.Linear(config.n_embd, config.num_labels)
         self.post_init()
 

@@ -125,8 +125,8 @@ class GPTNeoXLayer(nn.Module):
         self.use_parallel_residual = config.use_parallel_residual
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.post_attention_dropout = nn.Dropout(config.hidden_dropout)
-        self.post_mlp_dropout = nn.Dropout(config.hidden_dropout)
+        self.post_attention_dropout = ops.Dropout(config.hidden_dropout)
+        self.post_mlp_dropout = ops.Dropout(config.hidden_dropout)
         self.attention = GPTNeoXAttention(config, layer_idx)
         self.mlp = GPTNeoXMLP(config)
 
@@ -159,7 +159,7 @@ class GPTNeoXModel(GPTNeoXPreTrainedModel):
     def __init__(self, config: GPTNeoXConfig) -> None:
         super().__init__(config)
         self.embed_in = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.emb_dropout = nn.Dropout(config.hidden_dropout)
+        self.emb_dropout = ops.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(GPTNeoXLayer(config, number) for number in range(config.num_hidden_layers))
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         head_size = config.hidden_size // config.num_attention_heads
@@ -229,7 +229,7 @@ class GPTNeoXForTokenClassification(GPTNeoXPreTrainedModel, heads.ClassHead):
 
     def __init__(self, config: GPTNeoXConfig) -> None:
         super().__init__(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = ops.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 

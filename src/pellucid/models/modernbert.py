@@ -115,7 +115,7 @@ class ModernBertEmbeddings(nn.Module):
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
-        self.drop = nn.Dropout(config.embedding_dropout)
+        self.drop = ops.Dropout(config.embedding_dropout)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
         vectors = tokens.inputs_embeds
@@ -142,20 +142,23 @@ class ModernBertRotary(nn.Module):
 class ModernBertAttention(nn.Module):
     """Each token gathers from those of its sequence, or of a window around it: `[T, H]` → `[T, H]`."""
 
+    read_by = "Wo"  # reads what the heads have found, so that heads can be pruned
+
     def __init__(self, config: ModernBertConfig, layer_idx: int) -> None:
         super().__init__()
-        self.num_heads = config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
         self.window = config.sliding_window + 1 if config.layer_types[layer_idx] == "sliding_attention" else None
         self.dropout = config.attention_dropout
         self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
         self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
-        self.out_drop = nn.Dropout(config.attention_dropout)
+        self.out_drop = ops.Dropout(config.attention_dropout)
 
     def forward(
         self, hidden: Tensor, layout: Layout, need_weights: bool, rotary: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Maps | None]:
-        joined = self.Wqkv(hidden)  # [T, H] → [T, 3 * H]
-        query, key, value = joined.view(-1, 3, self.num_heads, joined.shape[-1] // 3 // self.num_heads).unbind(1)
+        joined = self.Wqkv(hidden)  # [T, H] → [T, 3 * N * D]
+        joined = joined.view(-1, 3, joined.shape[-1] // (3 * self.head_size), self.head_size)
+        query, key, value = joined.unbind(1)
         query, key = (ops.rotate(x.float(), rotary).to(x.dtype) for x in (query, key))  # [T, N, D], as is the value
         dropout = self.dropout if self.training else 0.0
         mixed, maps = ops.attention(
@@ -171,7 +174,7 @@ class ModernBertMLP(nn.Module):
         super().__init__()
         self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
         self.activation = ops.activation(config.hidden_activation)
-        self.drop = nn.Dropout(config.mlp_dropout)
+        self.drop = ops.Dropout(config.mlp_dropout)
         self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -297,7 +300,7 @@ class ModernBertClassifier(ModernBertHead):
 
     def build(self, config: ModernBertConfig) -> None:
         self.head = ModernBertPredictionHead(config)
-        self.drop = nn.Dropout(config.classifier_dropout)
+        self.drop = ops.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, self.own_classes or config.num_labels)
 
     def classify(self, states: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ class MPNetEmbeddings(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=PADDING)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size, padding_idx=PADDING)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)
 
     def forward(self, tokens: PackedTokens) -> Tensor:
         vectors = ops.embed_words(self.word_embeddings, tokens)  # [T] → [T, H]
@@ -97,20 +97,22 @@ class MPNetSelfAttention(nn.Module):
     """Each token gathers from the tokens of its sequence what its query finds in their keys: `[T, H]` → `[T, H]`."""
 
     joined = ("q", "k", "v")  # a speed form may compute these at once
+    read_by = "o"  # reads what the heads have found, so that heads can be pruned
+    kept: list[int] | None = None  # numbers of the heads that are left when some were pruned
 
     def __init__(self, config: MPNetConfig) -> None:
         super().__init__()
-        self.num_heads = config.num_attention_heads
         self.head_size = config.hidden_size // config.num_attention_heads
         self.q = nn.Linear(config.hidden_size, config.hidden_size)
         self.k = nn.Linear(config.hidden_size, config.hidden_size)
         self.v = nn.Linear(config.hidden_size, config.hidden_size)
         self.o = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = ops.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool, bias: Bias) -> tuple[Tensor, Maps | None]:
         projected = ops.project(hidden, self.q, self.k, self.v)
-        query, key, value = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
+        query, key, value = (x.view(-1, x.shape[-1] // self.head_size, self.head_size) for x in projected)  # [T, N, D]
+        bias = bias if self.kept is None else [one[:, self.kept] for one in bias]  # [1, N, L, L] for each run
         dropout = self.dropout.p if self.training else 0.0
         mixed, maps = ops.attention(query, key, value, layout, bias=bias, dropout=dropout, need_weights=need_weights)
         return self.o(mixed), maps  # [T, H]
@@ -123,7 +125,7 @@ class MPNetAttention(nn.Module):
         super().__init__()
         self.attn = MPNetSelfAttention(config)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool, bias: Bias) -> tuple[Tensor, Maps | None]:
         mixed, maps = self.attn(hidden, layout, need_weights, bias)
@@ -244,7 +246,7 @@ class MPNetClassificationHead(nn.Module):
     def __init__(self, config: MPNetConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, first: Tensor) -> Tensor:

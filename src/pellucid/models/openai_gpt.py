@@ -62,17 +62,20 @@ class OpenAIGPTConfig(PretrainedConfig):
 class Attention(nn.Module):
     """Each token gathers from those before it: `[T, H]` → `[T, H]`."""
 
+    read_by = "c_proj"  # reads what the heads have found, so that heads can be pruned
+
     def __init__(self, config: OpenAIGPTConfig) -> None:
         super().__init__()
-        self.num_heads, self.head_size = config.n_head, config.n_embd // config.n_head
+        self.head_size = config.n_embd // config.n_head
         self.c_attn = ops.Conv1D(config.n_embd, 3 * config.n_embd)
         self.c_proj = ops.Conv1D(config.n_embd, config.n_embd)
-        self.attn_dropout = nn.Dropout(config.attn_pdrop)
-        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.attn_dropout = ops.Dropout(config.attn_pdrop)
+        self.resid_dropout = ops.Dropout(config.resid_pdrop)
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
-        joint = self.c_attn(hidden)  # [T, H] → [T, 3 * H]
-        query, key, value = joint.view(-1, 3, self.num_heads, self.head_size).unbind(1)  # [T, N, D] each
+        joint = self.c_attn(hidden)  # [T, H] → [T, 3 * N * D]
+        joint = joint.view(-1, 3, joint.shape[-1] // (3 * self.head_size), self.head_size)
+        query, key, value = joint.unbind(1)  # [T, N, D] each
         dropout = self.attn_dropout.p if self.training else 0.0
         mixed, maps = ops.attention(query, key, value, layout, causal=True, dropout=dropout, need_weights=need_weights)
         return self.resid_dropout(self.c_proj(mixed)), maps
@@ -86,7 +89,7 @@ class MLP(nn.Module):
         self.c_fc = ops.Conv1D(config.n_embd, 4 * config.n_embd)
         self.c_proj = ops.Conv1D(4 * config.n_embd, config.n_embd)
         self.act = ops.activation("gelu_new" if config.afn == "gelu" else config.afn)  # GPT knew no other GELU
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.dropout = ops.Dropout(config.resid_pdrop)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.dropout(self.c_proj(self.act(self.c_fc(hidden))))  # [T, H] → [T, 4 * H] → [T, H]
@@ -133,7 +136,7 @@ class OpenAIGPTModel(OpenAIGPTPreTrainedModel):
         super().__init__(config)
         self.tokens_embed = nn.Embedding(config.vocab_size, config.n_embd)
         self.positions_embed = nn.Embedding(config.n_positions, config.n_embd)
-        self.drop = nn.Dropout(config.embd_pdrop)
+        self.drop = ops.Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.gradient_checkpointing = False
         self.post_init()

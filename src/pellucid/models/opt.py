@@ -77,11 +77,12 @@ class OPTAttention(nn.Module):
     """Each token gathers from those before it: `[T, H]` → `[T, H]`."""
 
     joined = ("q_proj", "k_proj", "v_proj")  # a speed form may compute these at once
+    read_by = "out_proj"  # reads what the heads have found, so that heads can be pruned
 
     def __init__(self, config: OPTConfig, layer_idx: int) -> None:
         super().__init__()
         self.layer_idx, self.dropout = layer_idx, config.attention_dropout
-        self.num_heads, self.head_size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
         size, bias = config.hidden_size, config.enable_bias
         self.k_proj = nn.Linear(size, size, bias=bias)
         self.v_proj = nn.Linear(size, size, bias=bias)
@@ -90,7 +91,7 @@ class OPTAttention(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout, need_weights: bool) -> tuple[Tensor, Maps | None]:
         projected = ops.project(hidden, self.q_proj, self.k_proj, self.v_proj)
-        query, key, value = (x.view(-1, self.num_heads, self.head_size) for x in projected)  # [T, H] → [T, N, D]
+        query, key, value = (x.view(-1, x.shape[-1] // self.head_size, self.head_size) for x in projected)  # [T, N, D]
         mixed, maps = ops.attention(
             query, key, value, layout, causal=True, dropout=self.dropout if self.training else 0.0,
             need_weights=need_weights, memory=layout.memory(self.layer_idx),
@@ -106,7 +107,7 @@ class OPTDecoderLayer(nn.Module):
         size, affine = config.hidden_size, config.layer_norm_elementwise_affine
         self.norm_first = config.do_layer_norm_before
         self.self_attn = OPTAttention(config, layer_idx)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = ops.Dropout(config.dropout)
         self.activation = ops.activation(config.activation_function)
         self.self_attn_layer_norm = nn.LayerNorm(size, elementwise_affine=affine)
         self.fc1 = nn.Linear(size, config.ffn_dim, bias=config.enable_bias)

@@ -130,7 +130,7 @@ class Phi3DecoderLayer(nn.Module):
         self.mlp = Phi3MLP(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.dropout = ops.Dropout(config.resid_pdrop)
 
     def forward(
         self, hidden: Tensor, layout: Layout, need_weights: bool, rotary: tuple[Tensor, Tensor]

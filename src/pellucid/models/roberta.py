@@ -122,7 +122,7 @@ class RobertaClassificationHead(nn.Module):
     def __init__(self, config: bert.BertConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.head_dropout)
+        self.dropout = ops.Dropout(config.head_dropout)
         self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, first: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class RobertaForMultipleChoice(RobertaHead, heads.MultipleChoice):
 
     def build(self, config: bert.BertConfig) -> None:
         super().build(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)  # classifier_dropout is not for this head
+        self.dropout = ops.Dropout(config.hidden_dropout_prob)  # classifier_dropout is not for this head
 
 
 class RobertaForTokenClassification(RobertaHead, heads.TokenClassification):

@@ -91,7 +91,7 @@ class T5FeedForward(nn.Module):
         for name in self.joined:
             self.add_module(name, nn.Linear(config.d_model, config.d_ff, bias=False))
         self.wo = nn.Linear(config.d_ff, config.d_model, bias=False)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = ops.Dropout(config.dropout_rate)
         self.activation = ops.activation(config.dense_act_fn)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class T5Attention(nn.Module):
     def __init__(self, config: T5Config, layer_idx: int, causal: bool, across: bool = False) -> None:
         super().__init__()
         self.head_size, size = config.d_kv, config.num_heads * config.d_kv
-        self.layer_idx, self.causal, self.dropout = layer_idx, causal, nn.Dropout(config.dropout_rate)
+        self.layer_idx, self.causal, self.dropout = layer_idx, causal, ops.Dropout(config.dropout_rate)
         self.joined = () if across else self.joined  # queries and keys are of different texts
         self.q, self.k, self.v = (nn.Linear(config.d_model, size, bias=False) for _ in range(3))
         self.o = nn.Linear(size, config.d_model, bias=False)
@@ -176,7 +176,7 @@ class T5Block(nn.Module):
         size, eps = config.d_model, config.layer_norm_epsilon
         made = (nn.ModuleDict({name: step, "layer_norm": nn.RMSNorm(size, eps)}) for name, step in steps.items())
         self.layer = nn.ModuleList(made)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = ops.Dropout(config.dropout_rate)
 
     def forward(
         self, hidden: Tensor, layout: Layout, need_weights: bool, bias: Bias, source: Source | None
@@ -241,7 +241,7 @@ class T5Stack(T5PreTrainedModel):
         self.writes, self.embed_tokens = writes, words
         self.block = nn.ModuleList(T5Block(config, number, writes) for number in range(depth))
         self.final_layer_norm = nn.RMSNorm(config.d_model, eps=config.layer_norm_epsilon)
-        self.dropout = nn.Dropout(config.dropout_rate)
+        self.dropout = ops.Dropout(config.dropout_rate)
         self.gradient_checkpointing = False
 
     def forward(
@@ -312,7 +312,7 @@ class T5ClassificationHead(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
         self.dense = nn.Linear(config.d_model, config.d_model)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = ops.Dropout(config.classifier_dropout)
         self.out_proj = nn.Linear(config.d_model, config.num_labels)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -362,7 +362,7 @@ class T5ForTokenClassification(T5PreTrainedModel):
     def __init__(self, config: T5Config) -> None:
         super().__init__(config)
         self.transformer = self.body_class(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = ops.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.d_model, config.num_labels)
         self.post_init()
 
