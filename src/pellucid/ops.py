@@ -516,14 +516,15 @@ def run_layers(
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy of `[..., C]` logits and `[...]` labels; label -100 is left out.
+    """Mean cross entropy of `[..., C]` logits and `[...]` labels; label -100 is left out, and of none the mean is 0.
 
     Raises:
         InputError: for a label that is no class.
     """
     logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
     try:
-        return F.cross_entropy(logits.float(), labels)
+        total = F.cross_entropy(logits.float(), labels, reduction="sum")
+        return total / (labels != -100).sum().clamp(min=1)
     except IndexError:
         classes = logits.shape[-1]
         bad = labels[(labels != -100) & ((labels < 0) | (labels >= classes))][0].item()
@@ -595,5 +596,5 @@ def span_loss(
     for scores, at in ((layout.as_rows(start), start_at), (layout.as_rows(end), end_at)):
         at = at.squeeze(-1) if at.dim() > 1 else at
         at = at.clamp(0, width)
-        losses.append(F.cross_entropy(scores.float(), at.masked_fill(at == width, -100)))
+        losses.append(cross_entropy(scores, at.masked_fill(at == width, -100)))
     return (losses[0] + losses[1]) / 2

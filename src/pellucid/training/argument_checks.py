@@ -296,7 +296,6 @@ def cpu_computes_bfloat16() -> bool:
 
 MISSING = {
     "push_to_hub": "upload the finished folder with model.push_to_hub",
-    "fsdp": "parameters are not shared among processes yet",
     "tf32": "set torch.backends.cuda.matmul.allow_tf32",
     "fp16_full_eval": "bf16_full_eval computes in 16 bits as well",
     "torch_empty_cache_steps": "call torch.cuda.empty_cache in a callback",
@@ -311,5 +310,3 @@ def refuse_missing(args: TrainingArguments) -> None:
     for name, cure in MISSING.items():
         if getattr(args, name) != usual[name]:
             raise InputError(f"TrainingArguments: {name}: got {getattr(args, name)!r}, which says nothing here; {cure}")
-    if args.world_size > 1:
-        raise InputError(f"torchrun: got {args.world_size} processes, and training runs in one")

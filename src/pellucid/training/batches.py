@@ -6,9 +6,9 @@ Axes: `B` batch, `S` sequence, `T` packed tokens.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from pellucid.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from pellucid.model import PreTrainedModel
+
+Item = TypeVar("Item")
 
 LABELS = ("label", "labels", "label_ids")
 FOR_COLLATORS = ("special_tokens_mask", "offset_mapping", "length")
@@ -46,8 +48,12 @@ def kept_columns(model: PreTrainedModel, label_names: Sequence[str] | None) -> s
 
 def read_row(dataset: Any, number: int, kept: set[str] | None) -> Any:
     """A row of a data set without the columns that nobody takes; `None` keeps all."""
-    row = dataset[number]
-    if kept is None or not isinstance(row, dict):
+    return keep(dataset[number], kept)
+
+
+def keep(row: Any, kept: set[str] | None) -> Any:
+    """A row without the columns that nobody takes; `None` keeps all."""
+    if kept is None or not isinstance(row, Mapping):
         return row
     return {name: value for name, value in row.items() if name in kept and value is not None}
 
@@ -121,14 +127,13 @@ def count_items(batch: dict[str, Any], shifted: bool) -> int:
     """
     labels = batch.get("labels")
     if not isinstance(labels, Tensor) or labels.is_floating_point():
-        return max(1, rows_in(batch))
+        return rows_in(batch)
     if shifted and "packed" in batch:
         starts = torch.tensor([0, *batch["packed"].layout.lengths()[:-1]]).cumsum(0)
-        counted = int((labels != IGNORED).sum()) - int((labels[starts] != IGNORED).sum())
-        return max(1, counted)
+        return int((labels != IGNORED).sum()) - int((labels[starts] != IGNORED).sum())
     if shifted and labels.dim() == 2:
         labels = labels[:, 1:]
-    return max(1, int((labels != IGNORED).sum()))
+    return int((labels != IGNORED).sum())
 
 
 def rows_in(batch: dict[str, Any]) -> int:
@@ -151,18 +156,14 @@ def tokens_in(batch: dict[str, Any]) -> int:
     return 0 if not isinstance(mask, Tensor) else int(mask.sum() if "attention_mask" in batch else mask.numel())
 
 
-def ahead(makers: Iterable[Callable[[], Any]], beside: bool) -> Iterator[Any]:
-    """What some functions return, in their order; the next one runs beside the caller's work, if that is wanted."""
+def ahead(items: Iterable[Item], beside: bool) -> Iterator[Item]:
+    """The items, in their order; each is made beside the caller's work on the one before, if that is wanted."""
     if not beside:
-        for make in makers:
-            yield make()
+        yield from items
         return
+    source, ended = iter(items), object()
     with ThreadPoolExecutor(1, "pellucid-collator") as worker:
-        waiting = None
-        for make in makers:
-            coming = worker.submit(make)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting.result()
+        coming = worker.submit(next, source, ended)
+        while (item := coming.result()) is not ended:
+            coming = worker.submit(next, source, ended)
+            yield cast(Item, item)

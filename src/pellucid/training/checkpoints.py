@@ -4,7 +4,8 @@
       config.json, model.safetensors, tokenizer files     what `from_pretrained` loads
       training_args.json, trainer_state.json              settings, and where the run stands
       optimizer.safetensors, scheduler.json               what resuming needs
-      rng_state.safetensors, rng_state.json               random numbers of torch, NumPy and Python
+      rng_state.safetensors, rng_state.json               random numbers of torch, NumPy and Python; of further
+                                                          processes rng_state_1.safetensors, …
       checkpoint.json                                     name, size and SHA-256 of every file: written last
 
 A checkpoint is made in a hidden folder beside, brought to the disk, and put in its place in one step (see
@@ -21,7 +22,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,27 +33,41 @@ from torch import Tensor
 from pellucid.errors import FileError, InputError
 from pellucid.files import atomic_folder, atomic_write, open_regular, quoted, read_json, write_json
 
+if TYPE_CHECKING:
+    from pellucid.training.processes import Processes
+
 logger = logging.getLogger("pellucid")
 
 MANIFEST = "checkpoint.json"
 PREFIX = "checkpoint"
 
 
-def write_checkpoint(folder: Path, fill: Callable[[Path], None]) -> None:
+def write_checkpoint(folder: Path, fill: Callable[[Path], None], together: Processes) -> None:
     """Write a checkpoint in one step.
 
     Args:
-        folder: its place; one that is there already is replaced.
+        folder: its place, which all processes see; one that is there already is replaced.
         fill: writes the files into the folder that it is given.
+        together: the processes that fill it; the first one makes it and puts it in its place.
 
     Raises:
         FileError: the disk is full or refuses; what was there is unchanged.
     """
+    if not together.is_first:
+        path = Path(together.tell("")[0])
+        with together.in_agreement():
+            fill(path)
+        together.wait()
+        return
     with atomic_folder(folder) as staged:
-        fill(staged.path)
-        files = {path.name: _described(path) for path in sorted(staged.path.iterdir()) if path.is_file()}
+        together.tell(str(staged.path))
+        with together.in_agreement():
+            fill(staged.path)
+        found = sorted(path for path in staged.path.rglob("*") if path.is_file())
+        files = {path.relative_to(staged.path).as_posix(): _described(path) for path in found}
         write_json(staged.path / MANIFEST, {"files": files})
         staged.remove("*")  # of a checkpoint that was there nothing stays
+    together.wait()
 
 
 def _described(path: Path) -> dict[str, Any]:
@@ -162,28 +177,36 @@ def read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_random_state(folder: Path) -> None:
-    """Write where the random numbers of torch, its GPUs, NumPy and Python stand."""
+def _random_files(folder: Path, process: int) -> tuple[Path, Path]:
+    name = f"rng_state_{process}" if process else "rng_state"
+    return folder / f"{name}.safetensors", folder / f"{name}.json"
+
+
+def write_random_state(folder: Path, process: int) -> None:
+    """Write where the random numbers of torch, its GPUs, NumPy and Python stand in a process."""
     tensors = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors |= {f"cuda:{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
-    write_tensors(folder / "rng_state.safetensors", tensors)
+    for_tensors, for_numbers = _random_files(folder, process)
+    write_tensors(for_tensors, tensors)
     kind, keys, *rest = np.random.get_state(legacy=True)
     version, numbers, gauss = random.getstate()
     write_json(
-        folder / "rng_state.json",
+        for_numbers,
         {"python": [version, list(numbers), gauss], "numpy": [kind, np.asarray(keys).tolist(), *rest]},
     )
 
 
-def read_random_state(folder: Path) -> None:
-    """Let random numbers go on where `write_random_state` found them.
+def read_random_state(folder: Path, process: int) -> None:
+    """Let random numbers go on where `write_random_state` found them; those of a process that was not there stay.
 
     Raises:
         FileError: a file is missing or holds something else.
     """
-    tensors = read_tensors(folder / "rng_state.safetensors")
-    plain = read_json(folder / "rng_state.json")
+    of_tensors, of_numbers = _random_files(folder, process)
+    if process and not of_tensors.is_file():
+        return
+    tensors, plain = read_tensors(of_tensors), read_json(of_numbers)
     try:
         torch.set_rng_state(tensors["cpu"])
         version, numbers, gauss = plain["python"]

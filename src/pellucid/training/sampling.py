@@ -7,7 +7,7 @@ A shuffled epoch has the order of the reference: a permutation drawn by a genera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,19 +36,23 @@ class Order:
         self.by_length = args.train_sampling_strategy == "group_by_length"
         self.lengths = lengths() if self.by_length or args.tokens_per_batch is not None else []
 
-    def batches(self, epoch: int) -> list[list[int]]:
-        """The rows of each batch of an epoch, counted from 0."""
-        order = self._order(epoch)
+    def batches(self, epoch: int, seen: int = 0) -> list[list[int]]:
+        """The rows of each batch of an epoch, counted from 0.
+
+        Args:
+            epoch: which one.
+            seen: rows in whole batches that are left out at the beginning.
+        """
+        order = self._order(epoch)[seen:]
         size, budget = self.args.per_device_train_batch_size, self.args.tokens_per_batch
         if budget is None:
             found = [order[start : start + size] for start in range(0, len(order), size)]
-            if self.args.dataloader_drop_last and len(found[-1]) < size:
+            if self.args.dataloader_drop_last and found and len(found[-1]) < size:
                 found.pop()
             return found
-        found = [[]]
-        room = budget
+        found, room = [], 0
         for row in order:
-            if found[-1] and self.lengths[row] > room:
+            if not found or self.lengths[row] > room:
                 found.append([])
                 room = budget
             found[-1].append(row)
@@ -62,26 +66,25 @@ class Order:
         drawn: list[int] = torch.randperm(self.count, generator=generator).tolist()
         if not self.by_length:
             return drawn
-        size = SORTED_BATCHES * self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        each = self.args.gradient_accumulation_steps * self.args.world_size
+        size = SORTED_BATCHES * self.args.per_device_train_batch_size * each
         groups = [drawn[start : start + size] for start in range(0, len(drawn), size)]
         return [row for group in groups for row in sorted(group, key=lambda row: -self.lengths[row])]
 
 
 def lengths_of(dataset: Sequence[object], column: str) -> list[int]:
-    """How many tokens each row has: as `column` says, else those of its `input_ids`.
+    """How many tokens each row has, see `length_of`."""
+    return [length_of(dataset[number], column, f"row {number}") for number in range(len(dataset))]
+
+
+def length_of(row: object, column: str, which: str) -> int:
+    """How many tokens a row has: as `column` says, else those of its `input_ids`.
 
     Raises:
-        InputError: a row has neither.
+        InputError: it has neither; `which` row it is stands in the message.
     """
-    found = []
-    for number in range(len(dataset)):
-        row = dataset[number]
-        if isinstance(row, dict) and isinstance(row.get(column), int):
-            found.append(row[column])
-        elif isinstance(row, dict) and "input_ids" in row:
-            found.append(len(row["input_ids"]))
-        else:
-            raise InputError(
-                f"train_dataset: row {number}: got no input_ids and no {column!r}, wanted one of them for its length"
-            )
-    return found
+    if isinstance(row, Mapping) and isinstance(row.get(column), int):
+        return int(row[column])
+    if isinstance(row, Mapping) and "input_ids" in row:
+        return len(row["input_ids"])
+    raise InputError(f"train_dataset: {which}: got no input_ids and no {column!r}, wanted one of them for its length")

@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.errors import FileError, InputError, strict
 from pellucid.model import PreTrainedModel
@@ -29,35 +30,21 @@ from pellucid.training import checkpoints
 from pellucid.training.argument_checks import BY_METRIC, refuse_missing
 from pellucid.training.argument_tables import SaveStrategy
 from pellucid.training.arguments import TrainingArguments
-from pellucid.training.batches import (
-    ahead,
-    check_labels,
-    collate,
-    count_items,
-    in_memory,
-    is_shifted,
-    kept_columns,
-    on_device,
-    read_row,
-    tokens_in,
-)
+from pellucid.training.batches import ahead, is_shifted, on_device
 from pellucid.training.callbacks import CallbackHandler, DefaultFlowCallback, TrainerCallback
-from pellucid.training.collators import (
-    Collator,
-    DataCollatorForSeq2Seq,
-    DataCollatorWithPadding,
-    DefaultDataCollator,
-)
+from pellucid.training.collators import DataCollatorForSeq2Seq, DataCollatorWithPadding, DefaultDataCollator
 from pellucid.training.draws import Drawing
 from pellucid.training.evaluation import Answers, answer_rows, named_metrics, speed
+from pellucid.training.feed import Feed, Portion, RowFeed, feed_of, planned_steps
 from pellucid.training.interrupts import Interrupts
 from pellucid.training.logs import PrinterCallback, ProgressCallback, reporting_callbacks
 from pellucid.training.losses import smoothed_loss
 from pellucid.training.metrics import EvalPrediction
 from pellucid.training.optimizers import create_optimizer
+from pellucid.training.processes import Processes
 from pellucid.training.resuming import Progress, fill, load_weights, resume
-from pellucid.training.sampling import Order, lengths_of
 from pellucid.training.schedules import get_scheduler
+from pellucid.training.sharing import check_optimizer, share, syncing, whole, whole_number
 from pellucid.training.state import STATE_FILE, TrainerControl, TrainerState
 
 if TYPE_CHECKING:
@@ -84,15 +71,6 @@ class PredictionOutput(NamedTuple):
     metrics: Metrics
 
 
-class Plan(NamedTuple):
-    """How long a run is: batches and steps of an epoch, epochs (perhaps a part of the last), steps in all."""
-
-    batches: int
-    steps: int
-    epochs: int
-    max_steps: int
-
-
 class Trainer:
     """Trains, evaluates and saves a model.
 
@@ -100,7 +78,8 @@ class Trainer:
         model: a model with a head whose loss follows from its inputs; `model_init` makes one in its place.
         args: settings; default: `TrainingArguments("tmp_trainer")`.
         data_collator: rows → batch. Default: padding by the tokenizer, or stacking where there is none.
-        train_dataset: rows as dictionaries: a list, a `datasets.Dataset`, or anything with a length and numbers.
+        train_dataset: rows as dictionaries: a list, a `datasets.Dataset`, or anything with a length and numbers; or
+            what gives them one after another, such as `RowStream` (then `max_steps` says how long).
         eval_dataset: the same, or several by name.
         processing_class: the tokenizer, saved beside the model.
         model_init: makes the model anew at each `train`.
@@ -135,6 +114,7 @@ class Trainer:
     ) -> None:
         self.args = args or TrainingArguments("tmp_trainer")
         refuse_missing(self.args)
+        self.processes = Processes.of(self.args)
         if (model is None) == (model_init is None):
             raise InputError("Trainer: wants a model, or model_init that makes one, and not both")
         if tokenizer is not None:
@@ -142,6 +122,7 @@ class Trainer:
         set_seed(self.args.seed, deterministic=self.args.full_determinism)
         self.model_init = model_init
         self.model: PreTrainedModel = model if model_init is None else model_init()  # type: ignore[assignment]
+        self.model_wrapped: nn.Module = self.model
         self.processing_class = processing_class or tokenizer
         self.data_collator = self._collator(data_collator)
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
@@ -149,13 +130,13 @@ class Trainer:
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.optimizer, self.lr_scheduler = optimizers
         self._makes_schedule = self.lr_scheduler is None
-        self.state, self.control = TrainerState(), TrainerControl()
+        self.state, self.control = self._fresh_state(), TrainerControl()
         usual: list[Any] = [DefaultFlowCallback, *reporting_callbacks(self.args)]
         shown = PrinterCallback if self.args.disable_tqdm else ProgressCallback
         self.callback_handler = CallbackHandler(
             [*usual, *(callbacks or ()), shown], self.model, self.processing_class, self.optimizer, self.lr_scheduler
         )
-        self._interrupts = Interrupts(False)
+        self._interrupts, self._is_ending = Interrupts(False), False
         self._event("on_init_end")
 
     def _collator(self, given: Any) -> Any:
@@ -190,140 +171,124 @@ class Trainer:
             set_seed(self.args.seed, deterministic=self.args.full_determinism)
             self.model = self.callback_handler.model = self.model_init()
             self.optimizer = None
-        order, plan = self._plan()
+        feed = feed_of(self, self.train_dataset)
+        max_steps, epochs = self._length(feed)
         folder = Path(str(self.args.output_dir))
-        checkpoints.remove_leftovers(folder)
+        if self.processes.is_first:
+            checkpoints.remove_leftovers(folder)
         source = self._checkpoint_of(resume_from_checkpoint)
         self.model.to(self.args.device)
         if self.args.activation_checkpointing:
             self.model.gradient_checkpointing_enable()
-        self._make_optimizer(plan)
-        self.state = TrainerState(max_steps=plan.max_steps, num_train_epochs=plan.epochs)
-        self.state.train_batch_size = self.args.train_batch_size
+        self.model_wrapped = share(self.model, self.args, self.processes)
+        self._make_optimizer(max_steps)
+        self.state = self._fresh_state(max_steps, epochs)
         self.progress = Progress()
         if source is not None:
-            resume(self, source, plan.max_steps, plan.epochs)
-        self.state.compute_steps(self.args, plan.max_steps)
+            resume(self, source, max_steps, epochs)
+        elif not self.processes.is_first:  # what is dropped differs among processes
+            torch.manual_seed(self.args.seed + self.processes.index)
+        self.state.compute_steps(self.args, max_steps)
         first_step, begun = self.state.global_step, perf_counter()
         self.model.train()
         self._event("on_train_begin")
         if self.args.eval_on_start and source is None:
             self._evaluate(ignore_keys_for_eval)
         with Interrupts(self.args.save_on_signal) as self._interrupts:
-            self._epochs(order, plan, ignore_keys_for_eval, source)
-        if self._interrupts.noted is not None:
+            self._epochs(feed, ignore_keys_for_eval, source)
+        if self._is_ending:
             self._event("on_train_end")
             self._interrupts.leave()
         return self._finish(begun, first_step)
 
-    def _plan(self) -> tuple[Order, Plan]:
-        """The order of rows, and how many steps there are."""
-        dataset = self.train_dataset
-        if dataset is None or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise InputError(
-                f"train_dataset: got {type(dataset).__name__}, wanted rows with a length and numbers, such as a list"
-            )
-        if len(dataset) == 0:
-            raise InputError("train_dataset: it is empty")
-        self._kept = kept_columns(self.model, self.args.label_names) if self.args.remove_unused_columns else None
-        check_labels(dataset, self.model, self._kept)
-        order = Order(len(dataset), self.args, lambda: lengths_of(dataset, self.args.length_column_name))
-        batches = len(order.batches(0))
-        if batches == 0:
-            raise InputError(f"train_dataset: {len(dataset)} rows make no whole batch, and dataloader_drop_last is set")
-        steps = math.ceil(batches / self.args.gradient_accumulation_steps)
-        if self.args.max_steps > 0:
-            return order, Plan(batches, steps, math.ceil(self.args.max_steps / steps), self.args.max_steps)
-        epochs = self.args.num_train_epochs
-        return order, Plan(batches, steps, math.ceil(epochs), math.ceil(epochs * steps))
+    def _fresh_state(self, max_steps: int = 0, epochs: int = 0) -> TrainerState:
+        return TrainerState(
+            max_steps=max_steps, num_train_epochs=epochs, train_batch_size=self.args.train_batch_size, is_world_process_zero=self.processes.is_first,
+            is_local_process_zero=self.args.local_process_index == 0,
+        )  # fmt: skip
 
-    def _make_optimizer(self, plan: Plan) -> None:
+    def _length(self, feed: Feed) -> tuple[int, int]:
+        """How many steps a run has, and how many epochs these are begun in."""
+        if not isinstance(feed, RowFeed):
+            return self.args.max_steps, 1
+        if self.args.max_steps > 0:
+            return self.args.max_steps, math.ceil(self.args.max_steps / feed.steps_in(0))
+        return planned_steps(feed, self.args.num_train_epochs), math.ceil(self.args.num_train_epochs)
+
+    def _make_optimizer(self, max_steps: int) -> None:
         if self.optimizer is None:
             self.optimizer = create_optimizer(self.model, self.args)
+        check_optimizer(self.optimizer, self.args, self.processes)
         if self._makes_schedule:
             self.lr_scheduler = get_scheduler(
                 self.args.lr_scheduler_type,
                 self.optimizer,
-                self.args.get_warmup_steps(plan.max_steps),
-                plan.max_steps,
+                self.args.get_warmup_steps(max_steps),
+                max_steps,
                 self.args.lr_scheduler_kwargs,  # type: ignore[arg-type]  # a text was read when it was given
             )
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
 
-    def _epochs(self, order: Order, plan: Plan, ignore: list[str] | None, source: Path | None) -> None:
-        """All epochs that are left, from the step where the run stands."""
-        first, skipped = divmod(self.state.global_step, plan.steps)
-        if skipped == 0 and self.progress.epoch_is_open:  # saved after its last step, before what is due at its end
-            first, skipped = first - 1, plan.steps
-        for epoch in range(first, plan.epochs):
-            if self.state.global_step >= plan.max_steps and not self.progress.epoch_is_open:
+    def _epochs(self, feed: Feed, ignore: list[str] | None, source: Path | None) -> None:
+        """All epochs that are left, from where the run stands."""
+        done, left = self.progress, self.state.max_steps - self.state.global_step
+        for epoch in count(done.epoch):
+            if left == 0 and not done.epoch_is_open:
                 return
             self._event("on_epoch_begin")
-            self.progress.epoch_is_open = True
-            batches = order.batches(epoch)
-            each = self.args.gradient_accumulation_steps
-            steps = [batches[start : start + each] for start in range(0, len(batches), each)]
-            if len(steps) < plan.steps:  # token budgets cut each epoch a little differently
-                steps += steps[: plan.steps - len(steps)]
-            makers = [
-                partial(self._batches_of, rows, epoch * plan.steps + number)
-                for number, rows in enumerate(steps[: plan.steps])
-            ][skipped if epoch == first else 0 :]
-            if source is not None and epoch == first:
-                checkpoints.read_random_state(source)
-            for number, made in enumerate(ahead(makers, self._can_read_ahead()), plan.steps - len(makers) + 1):
-                self._step(made, epoch + number / plan.steps)
+            done.epoch, done.epoch_is_open = epoch, True
+            length = feed.steps_in(epoch) or self.state.max_steps
+            if source is not None:
+                checkpoints.read_random_state(source, self.processes.index)
+                source = None
+            steps = islice(feed.steps(epoch, done.epoch_rows, self.state.global_step), left)
+            for portions, rows in ahead(steps, feed.reads_ahead):
+                done.epoch_rows, done.epoch_steps, left = done.epoch_rows + rows, done.epoch_steps + 1, left - 1
+                self._step(portions, epoch + done.epoch_steps / length)
                 self._log_evaluate_save(ignore)
                 if self.control.should_epoch_stop or self.control.should_training_stop:
                     break
-            self.progress.epoch_is_open = False
+            done.epoch_is_open = False
+            if not self.control.should_training_stop or done.epoch_steps == feed.steps_in(epoch):
+                done.epoch, done.epoch_rows, done.epoch_steps = epoch + 1, 0, 0
             self._event("on_epoch_end")
             self._log_evaluate_save(ignore)
             if self.control.should_training_stop:
                 return
 
-    def _can_read_ahead(self) -> bool:
-        """Whether the next batch can be made beside the step: nothing in it draws from the common random numbers."""
-        return in_memory(self.train_dataset) and isinstance(self.data_collator, Collator)
-
-    def _batches_of(self, numbers: list[list[int]], step: int) -> list[dict[str, Any]]:
-        """The batches of one step."""
-        made, seen = [], 0
-        packed = self.args.packed and not self.args.label_smoothing_factor and self.compute_loss_func is None
-        for rows in numbers:
-            read = [read_row(self.train_dataset, number, self._kept) for number in rows]
-            places = range(seen, seen + len(rows))
-            made.append(collate(self.data_collator, read, step, places, packed))
-            seen += len(rows)
-        return made
-
-    def _step(self, batches: list[dict[str, Any]], epoch: float) -> None:
+    def _step(self, portions: list[Portion], epoch: float) -> None:
         """One step: the gradients of its batches, and what the optimizer makes of them."""
         self._event("on_step_begin")
-        counts = [count_items(batch, is_shifted(self.model)) for batch in batches]
-        total = sum(counts)
+        (total,) = self.processes.sum(sum(portion.items for portion in portions))
+        if not total and not isinstance(self.data_collator, Drawing):
+            step = self.state.global_step + 1
+            raise InputError(f"loss: no label counts in step {step}; look for rows without labels")
         loss_sum = torch.zeros((), device=self.args.device)
-        for number, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+        for number, (batch, items, _) in enumerate(portions, 1):
             inputs = on_device(batch, self.args.device)
-            with self.autocast():
-                loss = self.compute_loss(self.model, inputs, num_items_in_batch=total)
-            loss = loss * (count / total)
-            loss.backward()
+            with syncing(self.model_wrapped, number == len(portions)):
+                with self.autocast():
+                    loss = self.compute_loss(self.model_wrapped, inputs, num_items_in_batch=int(total))
+                loss = loss * (items / max(total, 1))
+                (loss * self.processes.count).backward()  # processes take the mean of their gradients
             loss_sum += loss.detach()
-            self.state.num_input_tokens_seen += tokens_in(batch)
-            if number + 1 < len(batches):
+            if number < len(portions):
                 self._event("on_substep_end")
-        loss_number = float(loss_sum)
+        loss_number, tokens, ending = self.processes.sum(
+            loss_sum, sum(portion.tokens for portion in portions), self._interrupts.noted is not None
+        )
         if not math.isfinite(loss_number):
             self.model.zero_grad()
             raise InputError(
                 f"loss: got {loss_number} at step {self.state.global_step + 1}; lower learning_rate, raise "
                 "warmup_steps, or look for rows without labels; checkpoints before this step are kept"
             )
+        self._is_ending = bool(ending)
+        self.state.num_input_tokens_seen += int(tokens)
         self.progress.loss_sum += loss_number
         parameters = [one for one in self.model.parameters() if one.grad is not None]
         limit = self.args.max_grad_norm if self.args.max_grad_norm > 0 else math.inf
-        self.progress.grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        self.progress.grad_norm = whole_number(torch.nn.utils.clip_grad_norm_(parameters, limit))
         self._event("on_pre_optimizer_step")
         self.optimizer.step()
         self._event("on_optimizer_step")
@@ -343,7 +308,7 @@ class Trainer:
 
     def compute_loss(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: int | None = None,
@@ -362,13 +327,13 @@ class Trainer:
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
         elif self.args.label_smoothing_factor and labels is not None:
-            loss = smoothed_loss(outputs.logits, labels, self.args.label_smoothing_factor, is_shifted(model))
+            loss = smoothed_loss(outputs.logits, labels, self.args.label_smoothing_factor, is_shifted(self.model))
         else:
             loss = outputs.get("loss")
         if loss is None:
             raise InputError(
-                f"loss: {type(model).__name__} gave none for a batch of {sorted(inputs)}; give rows a column 'label' "
-                "or 'labels', or use a collator that makes labels"
+                f"loss: {type(self.model).__name__} gave none for a batch of {sorted(inputs)}; give rows a column "
+                "'label' or 'labels', or use a collator that makes labels"
             )
         return (loss, outputs) if return_outputs else loss
 
@@ -376,7 +341,7 @@ class Trainer:
 
     def _log_evaluate_save(self, ignore: list[str] | None) -> None:
         """What callbacks have turned on."""
-        if self._interrupts.noted is not None:
+        if self._is_ending:
             self.control.should_save = self.control.should_training_stop = True
         if self.control.should_log and self.state.global_step > self.progress.logged_step:
             done = self.progress
@@ -432,23 +397,26 @@ class Trainer:
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(target)
         self.state.keep_callbacks([*self.callback_handler.callbacks, self.control])
-        if self.args.should_save:
-            checkpoints.write_checkpoint(target, partial(fill, self))
+        checkpoints.write_checkpoint(target, partial(fill, self), self.processes)
+        if self.processes.is_first:
             checkpoints.remove_old(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     @strict
     def save_model(self, output_dir: str | Path | None = None) -> None:
         """Write the model, its tokenizer and the settings into a folder that `from_pretrained` and `pipeline` load."""
         folder = Path(str(self.args.output_dir)) if output_dir is None else Path(output_dir)
-        self.model.save_pretrained(folder)
-        if self.processing_class is not None:
-            self.processing_class.save_pretrained(folder)
-        self.args.to_json_file(folder)
+        with self.processes.in_agreement(), whole(self.model, self.processes) as plain:
+            if plain is not None:
+                plain.save_pretrained(folder)
+                if self.processing_class is not None:
+                    self.processing_class.save_pretrained(folder)
+                self.args.to_json_file(folder)
 
     @strict
     def save_state(self) -> None:
         """Write where the run stands into `output_dir`."""
-        self.state.save_to_json(Path(str(self.args.output_dir)) / STATE_FILE)
+        if self.processes.is_first:
+            self.state.save_to_json(Path(str(self.args.output_dir)) / STATE_FILE)
 
     def _checkpoint_of(self, asked: str | bool | None) -> Path | None:
         """The checkpoint that a run goes on from."""
@@ -465,7 +433,8 @@ class Trainer:
         """Figures of the run, and the best model if that is wanted."""
         steps = self.state.global_step
         loss = (self.progress.loss_total + self.progress.loss_sum) / max(steps, 1)
-        done = (steps - first_step) * self.args.train_batch_size * self.args.gradient_accumulation_steps
+        each = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.processes.count
+        done = (steps - first_step) * each
         metrics = {**speed("train", perf_counter() - begun, done, steps - first_step), "train_loss": loss}
         self.log(metrics)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:

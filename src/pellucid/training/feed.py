@@ -1,0 +1,206 @@
+"""What the steps of a run read: rows of a data set, batch by batch, and of these the ones of this process.
+
+    for portions, rows in feed.steps(epoch, seen, step):     one step: `rows` of the data set, in all processes
+        for batch, items, tokens in portions:                the batches of this process
+
+The batches of an epoch stand in one order, whoever computes them: a step takes the next `gradient_accumulation_steps`
+times as many as there are processes, and process 1 of 2 the second, fourth, … of these. So a step sees the same rows in
+one process and in many, and its loss is the mean over all of them. A run that goes on from a checkpoint leaves out the
+rows that the epoch has seen.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pellucid.errors import InputError
+from pellucid.training.batches import (
+    check_labels,
+    collate,
+    count_items,
+    in_memory,
+    is_shifted,
+    keep,
+    kept_columns,
+    tokens_in,
+)
+from pellucid.training.collators import Collator
+from pellucid.training.sampling import Order, length_of, lengths_of
+from pellucid.training.streams import RowStream, rows_from
+
+if TYPE_CHECKING:
+    from pellucid.training.trainer import Trainer
+
+Step = tuple[list["Portion"], int]
+"""What a process computes in a step, and how many rows of the data set the step takes in all processes."""
+
+
+class Portion(NamedTuple):
+    """A batch, what its loss is the mean of (0: it does not count), and its tokens without padding."""
+
+    batch: dict[str, Any]
+    items: int
+    tokens: int
+
+
+class Feed(ABC):
+    """The steps of a data set.
+
+    Args:
+        trainer: with model, collator, settings and processes.
+        dataset: the rows.
+    """
+
+    reads_ahead: bool
+    """Whether a step can be made beside the one before: nothing in it draws from the common random numbers."""
+
+    def __init__(self, trainer: Trainer, dataset: Any) -> None:
+        self.dataset, self.args, self.together = dataset, trainer.args, trainer.processes
+        self.collator, self.shifted = trainer.data_collator, is_shifted(trainer.model)
+        self.kept = kept_columns(trainer.model, self.args.label_names) if self.args.remove_unused_columns else None
+        outside = self.args.label_smoothing_factor or trainer.compute_loss_func is not None
+        self.packed = self.args.packed and not outside
+        self.each = self.args.gradient_accumulation_steps * self.together.count
+        self.reads_ahead = in_memory(dataset) and isinstance(self.collator, Collator)
+
+    @abstractmethod
+    def steps_in(self, epoch: int) -> int | None:
+        """How many steps an epoch has; `None` where that shows only when the rows end."""
+
+    @abstractmethod
+    def batches(self, epoch: int, seen: int) -> Iterator[list[Any]]:
+        """What stands for the rows of each batch, once `seen` rows of the epoch are left out."""
+
+    @abstractmethod
+    def read(self, place: Any) -> Any:
+        """The row that something stands for."""
+
+    def steps(self, epoch: int, seen: int, step: int) -> Iterator[Step]:
+        """The steps of an epoch that are left.
+
+        Args:
+            epoch: from 0.
+            seen: rows that earlier steps of the epoch have taken, in all processes.
+            step: number of the next step of the run, which collators draw by.
+        """
+        batches = self.batches(epoch, seen)
+        while chunk := list(islice(batches, self.each)):
+            yield self._portions(chunk, step), sum(map(len, chunk))
+            step += 1
+
+    def _portions(self, chunk: list[list[Any]], step: int) -> list[Portion]:
+        """The batches of this process out of those of a step; all processes have the same number of them."""
+        count, found, start = self.together.count, [], 0
+        for number, places in enumerate(chunk):
+            if number % count == self.together.index:
+                found.append(self._portion(places, step, start))
+            start += len(places)
+        while len(found) < math.ceil(len(chunk) / count):  # the last step of an epoch may lack some
+            found.append(self._portion(chunk[0][:1], step, 0)._replace(items=0, tokens=0))
+        return found
+
+    def _portion(self, places: list[Any], step: int, start: int) -> Portion:
+        rows = [keep(self.read(place), self.kept) for place in places]
+        batch = collate(self.collator, rows, step, range(start, start + len(rows)), self.packed)
+        return Portion(batch, count_items(batch, self.shifted), tokens_in(batch))
+
+
+class RowFeed(Feed):
+    """Of rows that have numbers.
+
+    Raises:
+        InputError: there are none, they make no whole batch, or have a label that the model does not know.
+    """
+
+    def __init__(self, trainer: Trainer, dataset: Any) -> None:
+        super().__init__(trainer, dataset)
+        if len(dataset) == 0:
+            raise InputError("train_dataset: it is empty")
+        check_labels(dataset, trainer.model, self.kept)
+        self.order = Order(len(dataset), self.args, lambda: lengths_of(dataset, self.args.length_column_name))
+        self._counted: dict[int, int] = {}
+        if self.steps_in(0) == 0:
+            raise InputError(f"train_dataset: {len(dataset)} rows make no whole batch, and dataloader_drop_last is set")
+
+    def steps_in(self, epoch: int) -> int:
+        """Token budgets cut each epoch a little differently; batches of a number of rows are always as many."""
+        key = epoch if self.args.tokens_per_batch is not None else 0
+        if key not in self._counted:
+            self._counted[key] = math.ceil(len(self.order.batches(epoch)) / self.each)
+        return self._counted[key]
+
+    def batches(self, epoch: int, seen: int) -> Iterator[list[int]]:
+        """Numbers of rows."""
+        return iter(self.order.batches(epoch, seen))
+
+    def read(self, place: int) -> Any:
+        """The row of that number."""
+        return self.dataset[place]
+
+
+class StreamFeed(Feed):
+    """Of rows that come one after another, no one knows how many; every process reads all and keeps its own."""
+
+    def __init__(self, trainer: Trainer, dataset: Any) -> None:
+        super().__init__(trainer, dataset)
+        self.reads_ahead = isinstance(dataset, RowStream) and isinstance(self.collator, Collator)
+        if self.args.max_steps < 1:
+            raise InputError(
+                f"train_dataset: got {type(dataset).__name__}, which does not say how many rows it has; set max_steps"
+            )
+        if self.args.train_sampling_strategy == "group_by_length":
+            raise InputError(
+                "train_sampling_strategy: got 'group_by_length' and rows that come one after another; leave it out"
+            )
+
+    def steps_in(self, epoch: int) -> None:
+        """Nobody knows."""
+
+    def batches(self, epoch: int, seen: int) -> Iterator[list[Any]]:
+        """The rows themselves."""
+        size, budget = self.args.per_device_train_batch_size, self.args.tokens_per_batch
+        rows: list[Any] = []
+        room = budget or 0
+        for number, row in enumerate(rows_from(self.dataset, epoch=epoch, skipped=seen), seen):
+            length = 0 if budget is None else length_of(row, self.args.length_column_name, f"row {number}")
+            if rows and (len(rows) == size if budget is None else length > room):
+                yield rows
+                rows, room = [], budget or 0
+            rows.append(row)
+            room -= length
+        if rows and not (self.args.dataloader_drop_last and budget is None and len(rows) < size):
+            yield rows
+
+    def read(self, place: Any) -> Any:
+        """It is the row already."""
+        return place
+
+
+def feed_of(trainer: Trainer, dataset: Any) -> Feed:
+    """The steps of whatever data set there is.
+
+    Raises:
+        InputError: it is none, is empty, or does not fit the model and the settings.
+    """
+    if type(dataset).__module__.partition(".")[0] in ("pandas", "polars"):
+        raise InputError(
+            "train_dataset: got a frame, wanted rows; hand over its rows, such as frame.to_dict('records')"
+        )
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, str | bytes | dict):
+        return RowFeed(trainer, dataset)
+    if hasattr(dataset, "__iter__") and not isinstance(dataset, str | bytes | dict):
+        return StreamFeed(trainer, dataset)
+    raise InputError(
+        f"train_dataset: got {type(dataset).__name__}, wanted rows: a list, or anything else that has numbers or "
+        "can be iterated over"
+    )
+
+
+def planned_steps(feed: RowFeed, epochs: float) -> int:
+    """Steps of some epochs, of which the last may be a part."""
+    last = math.ceil(epochs) - 1
+    return sum(feed.steps_in(epoch) for epoch in range(last)) + math.ceil((epochs - last) * feed.steps_in(last))
