@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import platform
 from collections.abc import Iterator
@@ -23,6 +22,8 @@ from pellucid.training.schedules import SchedulerType, check_scheduler_kwargs
 
 if TYPE_CHECKING:
     from pellucid.training.arguments import TrainingArguments
+
+logger = logging.getLogger("pellucid")
 
 BY_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 """Schedules that go by the metric of each evaluation."""
@@ -292,21 +293,16 @@ def cpu_computes_bfloat16() -> bool:
     return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-# ---------------------------------------------------------------------- what the trainer does not do
-
-MISSING = {
-    "push_to_hub": "upload the finished folder with model.push_to_hub",
-    "tf32": "set torch.backends.cuda.matmul.allow_tf32",
-    "fp16_full_eval": "bf16_full_eval computes in 16 bits as well",
-    "torch_empty_cache_steps": "call torch.cuda.empty_cache in a callback",
-    "dataloader_num_workers": "the next batch is made beside the step by itself",
-}
-"""Settings that say nothing here, and what does."""
+# ---------------------------------------------------------------------- what is set once
 
 
-def refuse_missing(args: TrainingArguments) -> None:
-    """Raise `InputError` for settings that the trainer does not honour."""
-    usual = {part.name: part.default for part in dataclasses.fields(args)}
-    for name, cure in MISSING.items():
-        if getattr(args, name) != usual[name]:
-            raise InputError(f"TrainingArguments: {name}: got {getattr(args, name)!r}, which says nothing here; {cure}")
+def apply_to_torch(args: TrainingArguments) -> None:
+    """Set what holds for all of torch, and say which settings are taken care of in another way."""
+    if args.tf32 is not None:
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
+    if args.dataloader_num_workers:
+        logger.info("dataloader_num_workers: batches are made beside the step by a thread, which needs no processes")
+    if args.save_on_each_node:
+        logger.warning("save_on_each_node: the first process writes for all; checkpoints go to a folder that all see")

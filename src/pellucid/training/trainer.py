@@ -27,7 +27,7 @@ from pellucid.errors import FileError, InputError, strict
 from pellucid.model import PreTrainedModel
 from pellucid.seed import set_seed
 from pellucid.training import checkpoints
-from pellucid.training.argument_checks import BY_METRIC, refuse_missing
+from pellucid.training.argument_checks import BY_METRIC, apply_to_torch
 from pellucid.training.argument_tables import SaveStrategy
 from pellucid.training.arguments import TrainingArguments
 from pellucid.training.batches import ahead, is_shifted, on_device
@@ -42,6 +42,7 @@ from pellucid.training.losses import smoothed_loss
 from pellucid.training.metrics import EvalPrediction
 from pellucid.training.optimizers import create_optimizer
 from pellucid.training.processes import Processes
+from pellucid.training.reports import ReportMixin
 from pellucid.training.resuming import Progress, fill, load_weights, resume
 from pellucid.training.schedules import get_scheduler
 from pellucid.training.sharing import check_optimizer, share, syncing, whole, whole_number
@@ -71,7 +72,7 @@ class PredictionOutput(NamedTuple):
     metrics: Metrics
 
 
-class Trainer:
+class Trainer(ReportMixin):
     """Trains, evaluates and saves a model.
 
     Args:
@@ -113,7 +114,7 @@ class Trainer:
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         self.args = args or TrainingArguments("tmp_trainer")
-        refuse_missing(self.args)
+        apply_to_torch(self.args)
         self.processes = Processes.of(self.args)
         if (model is None) == (model_init is None):
             raise InputError("Trainer: wants a model, or model_init that makes one, and not both")
@@ -203,8 +204,8 @@ class Trainer:
 
     def _fresh_state(self, max_steps: int = 0, epochs: int = 0) -> TrainerState:
         return TrainerState(
-            max_steps=max_steps, num_train_epochs=epochs, train_batch_size=self.args.train_batch_size, is_world_process_zero=self.processes.is_first,
-            is_local_process_zero=self.args.local_process_index == 0,
+            max_steps=max_steps, num_train_epochs=epochs, train_batch_size=self.args.train_batch_size,
+            is_world_process_zero=self.is_world_process_zero(), is_local_process_zero=self.is_local_process_zero(),
         )  # fmt: skip
 
     def _length(self, feed: Feed) -> tuple[int, int]:
@@ -292,6 +293,8 @@ class Trainer:
         self._event("on_pre_optimizer_step")
         self.optimizer.step()
         self._event("on_optimizer_step")
+        if self.args.torch_empty_cache_steps and (self.state.global_step + 1) % self.args.torch_empty_cache_steps == 0:
+            torch.accelerator.empty_cache()
         self.progress.learning_rate = self.optimizer.param_groups[0]["lr"]
         if self.args.lr_scheduler_type not in BY_METRIC:
             self.lr_scheduler.step()
@@ -399,6 +402,7 @@ class Trainer:
         self.state.keep_callbacks([*self.callback_handler.callbacks, self.control])
         checkpoints.write_checkpoint(target, partial(fill, self), self.processes)
         if self.processes.is_first:
+            self._push_checkpoint(target)
             checkpoints.remove_old(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     @strict
@@ -440,6 +444,8 @@ class Trainer:
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             load_weights(self.model, Path(self.state.best_model_checkpoint))
         self._event("on_train_end")
+        if self.args.push_to_hub:
+            self.push_to_hub()
         return TrainOutput(steps, loss, metrics)
 
     # ------------------------------------------------------------------ evaluation
