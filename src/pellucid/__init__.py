@@ -89,12 +89,16 @@ _HOMES = {
         DataCollatorForTokenClassification DataCollatorWithFlattening DataCollatorWithPadding DefaultDataCollator
         default_data_collator""",
     "training.denoising": "DataCollatorForDenoising DataCollatorForSpanCorruption",
+    "training.distillation": "DistillationTrainer student_from with_teacher_logits",
     "training.greedy": "GreedyLR",
     "training.logs": "JsonlLogCallback PrinterCallback ProgressCallback TensorBoardCallback",
     "training.masking": """DataCollatorForLanguageModeling DataCollatorForNextSentencePrediction
         DataCollatorForPermutationLanguageModeling DataCollatorForReplacedTokenDetection
         DataCollatorForWholeWordMask""",
     "training.metrics": "EvalPrediction MetricGroup as_compute_metrics get_metric",
+    "training.pruning": "head_importance prune_to",
+    "training.recipes": "Recipe recipe_for",
+    "training.recipes_run": "FineTuning",
     "training.schedules": """SchedulerType get_constant_schedule get_constant_schedule_with_warmup
         get_cosine_schedule_with_warmup get_cosine_with_hard_restarts_schedule_with_warmup
         get_cosine_with_min_lr_schedule_with_warmup get_inverse_sqrt_schedule get_linear_schedule_with_warmup

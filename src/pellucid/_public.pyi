@@ -424,6 +424,9 @@ from pellucid.training.collators import DefaultDataCollator as DefaultDataCollat
 from pellucid.training.collators import default_data_collator as default_data_collator
 from pellucid.training.denoising import DataCollatorForDenoising as DataCollatorForDenoising
 from pellucid.training.denoising import DataCollatorForSpanCorruption as DataCollatorForSpanCorruption
+from pellucid.training.distillation import DistillationTrainer as DistillationTrainer
+from pellucid.training.distillation import student_from as student_from
+from pellucid.training.distillation import with_teacher_logits as with_teacher_logits
 from pellucid.training.greedy import GreedyLR as GreedyLR
 from pellucid.training.logs import JsonlLogCallback as JsonlLogCallback
 from pellucid.training.logs import PrinterCallback as PrinterCallback
@@ -438,6 +441,11 @@ from pellucid.training.metrics import EvalPrediction as EvalPrediction
 from pellucid.training.metrics import MetricGroup as MetricGroup
 from pellucid.training.metrics import as_compute_metrics as as_compute_metrics
 from pellucid.training.metrics import get_metric as get_metric
+from pellucid.training.pruning import head_importance as head_importance
+from pellucid.training.pruning import prune_to as prune_to
+from pellucid.training.recipes import Recipe as Recipe
+from pellucid.training.recipes import recipe_for as recipe_for
+from pellucid.training.recipes_run import FineTuning as FineTuning
 from pellucid.training.schedules import SchedulerType as SchedulerType
 from pellucid.training.schedules import get_constant_schedule as get_constant_schedule
 from pellucid.training.schedules import get_constant_schedule_with_warmup as get_constant_schedule_with_warmup

@@ -101,6 +101,7 @@ class PretrainedConfig:
     id2label: dict[int, str] | None = None
     label2id: dict[str, int] | None = None
     problem_type: ProblemType | None = None
+    pruned_heads: dict[int, list[int]] = {}
     name_or_path: str = ""
 
     _fields: ClassVar[dict[str, Any]] = {}
@@ -546,12 +547,12 @@ class LayeredRotaryConfig(RotaryConfig):
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Bring a value into the form it has in JSON: torch dtypes as text, label numbers as integers."""
+    """Bring a value into the form it has in JSON: torch dtypes as text, numbers of labels and layers as integers."""
     if name == "dtype" and type(value).__name__ == "dtype":
         return str(value).removeprefix("torch.")
-    if name == "id2label" and isinstance(value, Mapping):
+    if name in ("id2label", "pruned_heads") and isinstance(value, Mapping):
         try:
-            return {int(index): label for index, label in value.items()}
+            return {int(index): found for index, found in value.items()}
         except (TypeError, ValueError):
-            raise ConfigError(f"id2label: got keys {list(value)[:3]!r}, wanted whole numbers") from None
+            raise ConfigError(f"{name}: got keys {list(value)[:3]!r}, wanted whole numbers") from None
     return list(value) if isinstance(value, tuple) else value

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pellucid import checkpoint, hub, ops
 from pellucid.adapters import AdapterMixin, base_of_adapter
+from pellucid.adapters.layers import adapted_layers
 from pellucid.building import Unfilled, device_of, dtype_of
 from pellucid.collector import paused
 from pellucid.config import PretrainedConfig
@@ -29,6 +30,7 @@ from pellucid.files import atomic_folder
 from pellucid.gguf import find_gguf
 from pellucid.layout import Asked, Layout
 from pellucid.outputs import ModelOutput, register_outputs
+from pellucid.pruning import prune
 from pellucid.writer import GenerationMixin
 
 register_outputs()
@@ -85,6 +87,8 @@ class PreTrainedModel(AdapterMixin, GenerationMixin):
         if not any(parameter.is_meta for parameter in self.parameters()):
             self._initialize(names)
             self.tie_weights()
+        if self.config.pruned_heads and self.base_model is self:
+            self.prune_heads(self.config.pruned_heads)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run `forward`; a misspelt argument is refused with the nearest right one."""
@@ -281,6 +285,31 @@ class PreTrainedModel(AdapterMixin, GenerationMixin):
             made[kept:] = table.float().mean(dim=0).to(table.dtype)
         made[:kept] = table[:kept]
         return nn.Parameter(made, requires_grad=table.requires_grad)
+
+    @strict
+    def prune_heads(self, heads_to_prune: Mapping[int, Collection[int]]) -> None:
+        """Take heads away from the attention of some layers, which makes the model smaller and faster.
+
+        It then answers as if these heads found nothing. `config.pruned_heads` tells which are gone, and a saved model
+        loads without them. Make optimizers afterwards: the tensors that change are new ones.
+
+        Args:
+            heads_to_prune: layer → heads, by their numbers in the whole model, such as `{0: [1, 3], 2: [0]}`.
+
+        Raises:
+            InputError: there is no such layer or head, none of a layer would be left, the model has adapters, or its
+                architecture has no heads that can be pruned.
+        """
+        if next(adapted_layers(self), None) is not None or self.is_speed_form:
+            raise InputError(
+                "prune_heads: the model has adapters or is a speed form; prune the plain model first, or call "
+                "merge_and_unload()"
+            )
+        if self.config.is_encoder_decoder:
+            name = type(self).__name__
+            raise InputError(f"prune_heads: {name} is an encoder-decoder; of one made of two models, prune those")
+        count = self.config.num_attention_heads
+        self.config.pruned_heads = prune(self.base_model, count, heads_to_prune, type(self).__name__)
 
     @strict
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:

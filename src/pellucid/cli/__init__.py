@@ -27,6 +27,9 @@ COMMANDS = {
     "run": "answer a task for texts: sentiment, sentence vectors, …",
     "generate": "go on with a text, word by word",
     "chat": "talk with a model",
+    "train": "train a model for a task, from files of examples",
+    "pretrain": "train a new model and its tokenizer on texts",
+    "eval": "measure a model on files of examples",
     "tokenize": "show the pieces a text is cut into, and their ids",
     "show": "what a model is made of, and what it can do",
     "download": "fetch a model into the cache",
@@ -56,6 +59,10 @@ Many texts: one a line on standard input, or in a file; --json prints one JSON o
 
 Any model: a folder, or a name on the Hub (downloaded on first use)
   pellucid run sentiment-analysis --model distilbert-base-uncased-finetuned-sst-2-english "So so."
+
+Your own model: from examples to a folder that 'pellucid run' opens
+  pellucid train --task text-classification --model NAME --data train.tsv --eval dev.tsv
+  pellucid pretrain --arch gpt2 --data tales.txt --output_dir tales
 
 Options
   -h, --help   this page; 'pellucid COMMAND --help' explains a command
