@@ -3,25 +3,43 @@
 Both libraries get the same rows, settings and seed and train the same number of steps; what is compared is the time to
 make the model and train it, after a round that warms up. Fine-tuning: headings, sentences, paragraphs and passages of
 real English (see `corpus.py`) in batches of 32, cut to 256 tokens, random labels, dropout as the checkpoint says.
-Pretraining: texts of 256 random tokens in batches of 8. Nothing is saved or evaluated.
+Pretraining: texts of 256 random tokens in batches of 8. Nothing is saved or evaluated. Memory is the most that a fresh
+process has had which does one of the works.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import corpus
-from common import OWN, PEER, Row, finish, interleave, minilm, parser, quiet_peer, show, temporary_folder
+from common import (
+    OWN,
+    PEER,
+    Row,
+    finish,
+    interleave,
+    interleave_processes,
+    medians,
+    minilm,
+    parser,
+    quiet_peer,
+    show,
+    temporary_folder,
+)
 
 GPT = {
     "vocab_size": 8000, "n_positions": 256, "n_embd": 320, "n_layer": 6, "n_head": 5, "bos_token_id": 1,
     "eos_token_id": 2,
 }  # fmt: skip
 FORMATS = ("fp32", "bf16")
+TUNING, PRETRAINING = "MiniLM classifier, fine-tuning", "GPT of 10M, pretraining"
 
 
 def train(library: Any, model: Any, rows: list[dict[str, Any]], collator: Any, steps: int, **settings: Any) -> None:
@@ -45,10 +63,8 @@ def classification(count: int) -> tuple[list[dict[str, Any]], Any]:
     return rows, tokenizer
 
 
-def works_of(given: argparse.Namespace) -> dict[str, dict[str, Callable[[], None]]]:
+def works_of(given: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[str, Callable[[], None]]]:
     """What is trained → library and number format → the work."""
-    import transformers
-
     import pellucid
 
     rows, tokenizer = classification(64 if given.quick else 160)
@@ -57,9 +73,9 @@ def works_of(given: argparse.Namespace) -> dict[str, dict[str, Callable[[], None
     texts = [{"input_ids": [drawn.randrange(3, 8000) for _ in range(width)]} for _ in range(32)]
     texts = [{**row, "attention_mask": [1] * width, "labels": row["input_ids"]} for row in texts]
     tuned_steps, steps = (2, 2) if given.quick else (5, 8)
-    tuned: dict[str, Callable[[], None]] = {}
-    pretrained: dict[str, Callable[[], None]] = {}
-    for name, library in ((PEER, transformers), (OWN, pellucid)):
+    works: dict[str, dict[str, Callable[[], None]]] = {TUNING: {}, PRETRAINING: {}}
+    for name in names:
+        library = import_module(name)
         padding = pellucid.DataCollatorWithPadding(tokenizer)
         stacked = pellucid.default_data_collator
         for form in FORMATS:
@@ -72,9 +88,27 @@ def works_of(given: argparse.Namespace) -> dict[str, dict[str, Callable[[], None
                 model = library.GPT2LMHeadModel(library.GPT2Config(**GPT))
                 train(library, model, texts, stacked, steps, per_device_train_batch_size=8, bf16=form == "bf16")
 
-            tuned[f"{name} {form}"], pretrained[f"{name} {form}"] = tune, pretrain
+            works[TUNING][f"{name} {form}"], works[PRETRAINING][f"{name} {form}"] = tune, pretrain
     show(f"fine-tuning: {sum(len(row['input_ids']) for row in rows) / len(rows):.1f} tokens a row on average")
-    return {"MiniLM classifier, fine-tuning": tuned, "GPT of 10M, pretraining": pretrained}
+    return works
+
+
+def peak(what: str, name: str, form: str, quick: bool) -> None:
+    """Do one work in this process, and print the most memory that the process has had."""
+    works_of(argparse.Namespace(quick=quick), [name])[what][f"{name} {form}"]()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def memory(what: str, quick: bool) -> list[Row]:
+    """Peak memory of fresh processes that do one work each."""
+    code = "import sys; sys.path.insert(0, {!r}); import training; training.peak({!r}, {!r}, {!r}, {!r})"
+    here = str(Path(__file__).parent)
+    codes = {f"{name} {form}": code.format(here, what, name, form, quick) for name in (PEER, OWN) for form in FORMATS}
+    found = {name: medians(runs)[0] for name, runs in interleave_processes(codes, 1).items()}
+    return [
+        Row(f"{what}: peak memory of the process, {form}", found[f"{PEER} {form}"], found[f"{OWN} {form}"], 1, "bytes")
+        for form in FORMATS
+    ]
 
 
 def main() -> None:
@@ -82,19 +116,17 @@ def main() -> None:
     given = parser(__doc__).parse_args()
     quiet_peer()
     rows = []
-    for what, works in works_of(given).items():
+    for what, works in works_of(given, (PEER, OWN)).items():
         begun = perf_counter()
         seconds = interleave(works, repeats=1 if given.quick else 3)
         show(f"{what}: {perf_counter() - begun:.0f} s")
-        peer, tuned = seconds[f"{PEER} fp32"], what.startswith("MiniLM")
+        peer, bf16_goal = seconds[f"{PEER} fp32"], 3.8 if what == TUNING else 1.7
         rows += [
-            Row(f"{what}: fp32", peer, seconds[f"{OWN} fp32"], goal=3 if tuned else None),
-            Row("the same: bf16 against fp32", peer, seconds[f"{OWN} bf16"], goal=3.8 if tuned else None),
-            Row(
-                "the same: bf16 against bf16", seconds[f"{PEER} bf16"], seconds[f"{OWN} bf16"],
-                goal=None if tuned else 1.7,
-            ),
-        ]  # fmt: skip
+            Row(f"{what}: fp32", peer, seconds[f"{OWN} fp32"], goal=3 if what == TUNING else None),
+            Row("the same: bf16 against fp32", peer, seconds[f"{OWN} bf16"], goal=bf16_goal),
+            Row("the same: bf16 against bf16", seconds[f"{PEER} bf16"], seconds[f"{OWN} bf16"]),
+            *memory(what, given.quick),
+        ]
     finish(rows, given)
 
 

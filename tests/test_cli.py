@@ -72,7 +72,7 @@ def test_the_default_is_the_model_inside_the_package() -> None:
     ("words", "part"),
     [
         (["rnu"], "no command 'rnu'; did you mean 'run'?"),
-        (["frobnicate"], "commands are run, generate, chat, train, pretrain, eval, tokenize, show, download, cache, env"),
+        (["frobnicate"], "commands are run, generate, chat, train, pretrain, eval, tokenize, show, download"),
         (["--verison"], "no option '--verison'; did you mean '--version'?"),
         (["run"], "missing: TASK"),
         (["run", "sentiment-analyss", "x"], "no task 'sentiment-analyss'; did you mean 'sentiment-analysis'?"),

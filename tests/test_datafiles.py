@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import subprocess
@@ -129,7 +130,66 @@ def test_rows_are_skipped_and_read_only_when_asked_for(tmp_path: Path, ending: s
         assert found == [str(number) for number in range(skip, 2500)]
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.xlsx", "a.cvs", "a.parquet.gz"])
+def test_archives_are_read_as_what_is_in_them(tmp_path: Path) -> None:
+    for name, data in (
+        ("a.txt", b"\xef\xbb\xbfone\r\n\ntwo"),
+        ("a.jsonl", b'"one"\n\n{"text": "two"}\n'),
+        ("a.CSV", b'id,text\n1,"a\nb"\n2,x\n'),
+        ("a.tsv", b"a\tb\n1,5\t2\n"),
+    ):
+        plain, packed = written(tmp_path / name, data), written(tmp_path / f"{name}.gz", gzip.compress(data))
+        assert kind_of(packed) == kind_of(plain)
+        assert rows_of(packed) == rows_of(plain)
+        assert rows_of(packed, skip=1) == rows_of(plain)[1:]
+        assert columns_of(packed) == columns_of(plain)
+        assert count_rows(packed) == count_rows(plain)
+        with pytest.raises(InputError, match=r"ends with '\.gz', wanted one of \.jsonl"):
+            write_rows(packed, [{"a": 1}])
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.csv.gz"])
+def test_a_broken_archive_gives_what_is_whole_and_names_the_line(tmp_path: Path, name: str) -> None:
+    lines = ["n,text", *(f"{number},{number * 7919 % 9973}" for number in range(4000))]
+    data = "".join(f"{json.dumps(line) if 'jsonl' in name else line}\n" for line in lines).encode()
+    whole = gzip.compress(data)
+    for torn, reason in (
+        (whole[: len(whole) // 2], "it is cut off"),
+        (whole[:-2], "it is cut off"),
+        (whole[:-8] + bytes(8), "CRC check failed"),
+    ):
+        path = written(tmp_path / name, torn)
+        found = rows_of(path, keep_errors=True)
+        assert [isinstance(row, FileError) for row in found] == [False] * (len(found) - 1) + [True]
+        assert len(found) > 500
+        good = rows_of(written(tmp_path / f"whole.{name}", whole))[: len(found) - 1]
+        assert found[:-1] == good
+        line = len(found) + (name == "a.csv.gz")  # the columns have a line
+        assert str(found[-1]).startswith(f"{path}: line {line}: the archive cannot be unpacked beyond here: ")
+        assert count_rows(path) == len(found)
+        with pytest.raises(FileError, match=reason):
+            rows_of(path)
+    for torn in (b"no archive", whole[:6]):
+        path = written(tmp_path / name, torn)
+        with pytest.raises(FileError, match=f"{name}: line 1: the archive cannot be unpacked"):
+            rows_of(path)
+
+
+def test_a_line_of_an_archive_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datafiles, "LINE_LIMIT", 100)
+    path = written(tmp_path / "a.txt.gz", gzip.compress(b"x" * 99 + b"\n" + b"y" * 100 + b"\n" + b"z\n"))
+    with pytest.raises(FileError, match="line 2: it is longer than 100 bytes"):
+        rows_of(path)
+    assert rows_of(path, keep_errors=True)[0] == "x" * 99
+
+
+def test_lines_of_json_that_are_skipped_are_not_parsed(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", b'{bad\n\n"two"\n[3]\n"four"\n')
+    assert rows_of(path, skip=3) == ["four"]
+    with pytest.raises(FileError, match="line 4: got a list"):
+        rows_of(path, skip=1)
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.xlsx", "a.cvs", "a.parquet.gz", "a.gz", "a.json.gz"])
 def test_other_endings_are_refused(tmp_path: Path, name: str) -> None:
     for written_too in (False, True):
         with pytest.raises(InputError, match="wanted one of "):

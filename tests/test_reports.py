@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from hub_server import HubServer
 
+from hub_server import HubServer
 from pellucid import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 from pellucid.errors import HubError
 

@@ -89,13 +89,24 @@ _HOMES = {
         DataCollatorForTokenClassification DataCollatorWithFlattening DataCollatorWithPadding DefaultDataCollator
         default_data_collator""",
     "training.denoising": "DataCollatorForDenoising DataCollatorForSpanCorruption",
+    "training.curves_page": "CurvesPageCallback write_curves_page",
     "training.distillation": "DistillationTrainer student_from with_teacher_logits",
+    "training.embedding_collator": "DataCollatorForEmbeddings",
+    "training.embedding_losses": """CachedMultipleNegativesRankingLoss CoSENTLoss ContrastiveLoss
+        CosineSimilarityLoss MarginMSELoss MatryoshkaLoss MultipleNegativesRankingLoss SiameseDistanceMetric
+        TripletDistanceMetric TripletLoss""",
+    "training.embedding_metrics": "EmbeddingSimilarityEvaluator InformationRetrievalEvaluator TripletEvaluator",
+    "training.embedding_model": "EmbeddingModel",
+    "training.embedding_trainer": """BatchSamplers EmbeddingTrainer EmbeddingTrainingArguments
+        SentenceTransformerTrainer SentenceTransformerTrainingArguments""",
     "training.greedy": "GreedyLR",
     "training.logs": "JsonlLogCallback PrinterCallback ProgressCallback TensorBoardCallback",
     "training.masking": """DataCollatorForLanguageModeling DataCollatorForNextSentencePrediction
         DataCollatorForPermutationLanguageModeling DataCollatorForReplacedTokenDetection
         DataCollatorForWholeWordMask""",
     "training.metrics": "EvalPrediction MetricGroup as_compute_metrics get_metric",
+    "training.model_card": "write_model_card",
+    "training.pretraining": "Pretraining",
     "training.pruning": "head_importance prune_to",
     "training.recipes": "Recipe recipe_for",
     "training.recipes_run": "FineTuning",
@@ -105,7 +116,7 @@ _HOMES = {
         get_polynomial_decay_schedule_with_warmup get_reduce_on_plateau_schedule get_scheduler get_wsd_schedule""",
     "training.seq2seq_trainer": "Seq2SeqTrainer",
     "training.state": "ExportableState TrainerControl TrainerState",
-    "training.streams": "RowStream blocks_of interleave_rows load_rows",
+    "training.streams": "RowStream blocks_of interleave_rows load_rows read_ahead",
     "training.trainer": "Trainer",
 }
 """Module → the public names that live in it. Names of architectures are found by looking into `models/`."""

@@ -4,15 +4,18 @@
         ...
     write_rows("answers.parquet", rows)
 
-The ending of a file's name says what it is. Parquet needs the extra `pellucid[files]`.
+The ending of a file's name says what it is; `.jsonl.gz` and the like are read without unpacking them first. Parquet
+needs the extra `pellucid[files]`.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import sys
+import zlib
 from base64 import b64encode
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -31,11 +34,19 @@ KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".
 """Ending of a name → what is in the file."""
 TEXT = ("", ".txt", ".text", ".log", ".md")
 """Endings of files whose lines are texts; such files are only read."""
+GZIPPED = {
+    f"{ending}.gz": kind
+    for ending, kind in {**KINDS, **dict.fromkeys(TEXT[1:], "text")}.items()
+    if kind != "parquet"  # which is compressed inside
+}
+"""Endings of archives of one file, which are only read."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 GROUP_ROWS, GROUP_CHARACTERS = 8192, 2**24
 """Most rows of a Parquet file, and most characters of their texts, that are written together."""
 BATCH_ROWS = 1024
 """Rows of a Parquet file that are read together."""
+LINE_LIMIT = 2**30
+"""Longest line of an archive, in bytes: a small archive can unpack to a line that no memory holds."""
 
 
 # ---------------------------------------------------------------------- kinds of files
@@ -47,7 +58,7 @@ def kind_of(path: StrPath, *, written: bool = False) -> str:
 
     Args:
         path: the file, which need not exist.
-        written: whether it is to be written; texts alone are only read.
+        written: whether it is to be written; texts alone and archives (`.gz`) are only read.
 
     Raises:
         InputError: an ending that is not known.
@@ -57,7 +68,11 @@ def kind_of(path: StrPath, *, written: bool = False) -> str:
         return KINDS[ending]
     if ending in TEXT and not written:
         return "text"
-    known = [*KINDS] if written else [*KINDS, ".txt"]
+    if ending == ".gz" and not written:
+        ending = Path(path).with_suffix("").suffix.lower() + ending
+        if ending in GZIPPED:
+            return GZIPPED[ending]
+    known = [*KINDS] if written else [*KINDS, ".txt", ".jsonl.gz"]
     raise InputError(
         f"{path}: got a name that ends with {ending!r}, wanted one of {', '.join(known)}{did_you_mean(ending, known)}"
     )
@@ -101,12 +116,12 @@ def open_rows_file(path: StrPath, *, skip: int = 0, keep_errors: bool = False) -
     path, kind = Path(path), kind_of(path)
     if kind == "parquet":
         return _parquet_rows(path, skip)
-    file = open_regular(path, follow=True)
+    file = _opened(path)
     if kind in DELIMITERS:
         rows = _separated_rows(path, file, DELIMITERS[kind])
         _ = next(rows)  # the columns
     else:
-        rows = _json_rows(path, _lines(path, file)) if kind == "jsonl" else _lines(path, file)
+        rows = _json_rows(path, _lines(path, file), skip) if kind == "jsonl" else _lines(path, file)
     return _from(rows, skip, keep_errors)
 
 
@@ -131,7 +146,7 @@ def columns_of(path: StrPath) -> list[str] | None:
         with open_regular(path, follow=True) as file:
             return list(_parquet(path, file).schema_arrow.names)
     if kind in DELIMITERS:
-        with open_regular(path, follow=True) as file:
+        with _opened(path) as file:
             found: list[str] = next(_separated_rows(path, file, DELIMITERS[kind]))
             return found
     return None
@@ -139,31 +154,81 @@ def columns_of(path: StrPath) -> list[str] | None:
 
 @strict
 def count_rows(path: StrPath) -> int:
-    """How many rows a file has; of JSON lines, empty lines are counted as well."""
+    """How many rows a file has, those that cannot be read included; of JSON lines, empty lines are counted as well."""
     path, kind = Path(path), kind_of(path)
-    with open_regular(path, follow=True) as file:
-        if kind == "parquet":
-            return int(_parquet(path, file).metadata.num_rows)
+    if kind == "parquet":
+        with open_regular(path, follow=True) as table:
+            return int(_parquet(path, table).metadata.num_rows)
+    with _opened(path) as file:
         if kind in DELIMITERS:
             return sum(1 for _ in _separated_rows(path, file, DELIMITERS[kind])) - 1
+        if isinstance(file, _Unpacked):
+            return sum(1 for _ in _lines(path, file))
         lines, last = 0, b"\n"
         while block := file.read(1 << 20):
             lines, last = lines + block.count(b"\n"), block[-1:]
         return lines + (last != b"\n")
 
 
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+"""What reading an archive raises that is cut off or holds other bytes than were packed."""
+
+
+def _damaged(error: BaseException) -> str:
+    reason = "it is cut off" if isinstance(error, EOFError) else str(error)
+    return f"the archive cannot be unpacked beyond here: {reason}; copy or download it again"
+
+
+class _Unpacked(gzip.GzipFile):
+    """What is in an archive; closing it closes the archive.
+
+    Args:
+        archive: the open file.
+    """
+
+    def __init__(self, archive: BinaryIO) -> None:
+        self.archive = archive
+        super().__init__(fileobj=archive, mode="rb")
+
+    def close(self) -> None:
+        """Close both."""
+        super().close()
+        self.archive.close()
+
+
+def _opened(path: Path) -> BinaryIO | _Unpacked:
+    """A file as it is read: one that ends with `.gz`, unpacked."""
+    file = open_regular(path, follow=True)
+    return _Unpacked(file) if path.suffix.lower() == ".gz" else file
+
+
 class _Text:
     """The lines of a file as text. What is not UTF-8 is kept in an escaped form, and `bad` says where it was.
+
+    The lines end where an archive cannot be unpacked any further, which `bad` then says.
 
     Args:
         file: the open file.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | _Unpacked) -> None:
         self.file, self.number, self.bad = file, 0, ""
 
+    def _bytes(self) -> Iterator[bytes]:
+        if not isinstance(self.file, _Unpacked):
+            yield from self.file
+            return
+        try:
+            while line := self.file.readline(LINE_LIMIT + 1):
+                if len(line) > LINE_LIMIT:
+                    self.bad = f"line {self.number + 1}: it is longer than {LINE_LIMIT:,} bytes, wanted shorter ones"
+                    return
+                yield line
+        except DAMAGE as error:
+            self.bad = f"line {self.number + 1}: {_damaged(error)}"
+
     def __iter__(self) -> Iterator[str]:
-        for number, line in enumerate(self.file, 1):
+        for number, line in enumerate(self._bytes(), 1):
             self.number = number
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
@@ -179,21 +244,26 @@ class _Text:
         return found
 
 
-def _lines(path: Path, file: BinaryIO) -> Generator[str | FileError, None, None]:
+def _lines(path: Path, file: BinaryIO | _Unpacked) -> Generator[str | FileError, None, None]:
     with file:
         lines = _Text(file)
         for line in lines:
             problem = lines.problem()
             yield FileError(f"{path}: {problem}") if problem else line.removesuffix("\n").removesuffix("\r")
+        if problem := lines.problem():
+            yield FileError(f"{path}: {problem}")
 
 
-def _json_rows(path: Path, lines: Generator[str | FileError, None, None]) -> Generator[Any, None, None]:
+def _json_rows(path: Path, lines: Generator[str | FileError, None, None], skip: int) -> Generator[Any, None, None]:
+    """The rows; the first `skip` are left as texts, because nobody will look at them."""
     with closing(lines):
+        rows = 0
         for number, line in enumerate(lines, 1):
-            if isinstance(line, FileError):
-                yield line
-            elif line.strip():
-                yield _json_row(line, f"{path}: line {number}")
+            if isinstance(line, str) and not line.strip():
+                continue
+            rows += 1
+            unread = isinstance(line, FileError) or rows <= skip
+            yield line if unread else _json_row(str(line), f"{path}: line {number}")
 
 
 def _json_row(line: str, where: str) -> Any:
@@ -205,7 +275,7 @@ def _json_row(line: str, where: str) -> Any:
     return row if kind in ("str", "dict") else FileError(f"{where}: got a {kind}, wanted a text or an object")
 
 
-def _separated_rows(path: Path, file: BinaryIO, delimiter: str) -> Generator[Any, None, None]:
+def _separated_rows(path: Path, file: BinaryIO | _Unpacked, delimiter: str) -> Generator[Any, None, None]:
     """The names of the columns, then the rows."""
     csv.field_size_limit(max(csv.field_size_limit(), min(sys.maxsize, 2**31 - 1)))  # by default 131,072 characters
     with file:

@@ -43,6 +43,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Class of `torch.nn` that a `Dense` module names → what it computes."""
 
+FLAGS = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "weightedmean": "weightedmean_tokens"}
+"""Pooling → what the older files call it behind `pooling_mode_`, where that is another word."""
+
 
 # ---------------------------------------------------------------------- layers after pooling
 
@@ -236,8 +239,7 @@ def _pooling_modes(file: _Fields) -> tuple[str, ...]:
             return check_modes(file.fields["pooling_mode"], f"{file.name}: pooling_mode")
         except InputError as error:
             raise FileError(str(error)) from None
-    suffixes = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "weightedmean": "weightedmean_tokens"}
-    flagged = [mode for mode in POOLINGS if file.flag(f"pooling_mode_{suffixes.get(mode, mode)}", False)]
+    flagged = [mode for mode in POOLINGS if file.flag(f"pooling_mode_{FLAGS.get(mode, mode)}", False)]
     return tuple(flagged) or ("mean",)
 
 

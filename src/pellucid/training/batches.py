@@ -1,4 +1,4 @@
-"""Rows of a data set on their way to the model: columns that it takes, labels that it knows, batches ahead of the step.
+"""Rows of a data set on their way to the model: columns that it takes, labels that it knows.
 
 Axes: `B` batch, `S` sequence, `T` packed tokens.
 """
@@ -6,9 +6,8 @@ Axes: `B` batch, `S` sequence, `T` packed tokens.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,8 +21,6 @@ from pellucid.training.rows import IGNORED
 if TYPE_CHECKING:
     from pellucid.model import PreTrainedModel
 
-Item = TypeVar("Item")
-
 LABELS = ("label", "labels", "label_ids")
 FOR_COLLATORS = ("special_tokens_mask", "offset_mapping", "length")
 """Columns that no model takes and some collators read."""
@@ -33,7 +30,7 @@ CLASSES = "SequenceClassification", "TokenClassification"
 
 def in_memory(dataset: Any) -> bool:
     """Whether reading a row is quick, draws nothing, and gives the same each time."""
-    return isinstance(dataset, list) or type(dataset).__module__.partition(".")[0] == "datasets"
+    return isinstance(dataset, list) or type(dataset).__module__.partition(".")[0] in ("datasets", "pellucid")
 
 
 def is_shifted(model: PreTrainedModel) -> bool:
@@ -154,16 +151,3 @@ def tokens_in(batch: dict[str, Any]) -> int:
         return found
     mask = batch.get("attention_mask", batch.get("input_ids"))
     return 0 if not isinstance(mask, Tensor) else int(mask.sum() if "attention_mask" in batch else mask.numel())
-
-
-def ahead(items: Iterable[Item], beside: bool) -> Iterator[Item]:
-    """The items, in their order; each is made beside the caller's work on the one before, if that is wanted."""
-    if not beside:
-        yield from items
-        return
-    source, ended = iter(items), object()
-    with ThreadPoolExecutor(1, "pellucid-collator") as worker:
-        coming = worker.submit(next, source, ended)
-        while (item := coming.result()) is not ended:
-            coming = worker.submit(next, source, ended)
-            yield cast(Item, item)

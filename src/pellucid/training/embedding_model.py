@@ -30,7 +30,7 @@ from pellucid.pipelines import sentence_recipe
 from pellucid.pipelines.embedding_forms import check_similarity
 from pellucid.pipelines.pooling import POOLINGS, check_modes, pool
 from pellucid.pipelines.preprocess import LengthRule, encode, readable_tokens
-from pellucid.pipelines.sentence_recipe import ACTIVATIONS, SentenceRecipe, SentenceSettings
+from pellucid.pipelines.sentence_recipe import ACTIVATIONS, FLAGS, SentenceRecipe, SentenceSettings
 from pellucid.tokenizer import AutoTokenizer
 from pellucid.training.checkpoints import write_tensors
 
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 TOKENS_PER_BATCH = 16384
 """Tokens that `encode` reads together."""
-FLAGS = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "weightedmean": "weightedmean_tokens"}
-"""Pooling → what the older files call it behind `pooling_mode_`, where that is another word."""
 
 
 # ---------------------------------------------------------------------- texts → ids

@@ -147,8 +147,7 @@ class EmbeddingTrainer(Trainer):
                     "for its rows; give a list or a data set"
                 )
             size, drop_last = args.per_device_train_batch_size, args.dataloader_drop_last
-            feed.order = DistinctOrder(feed.order, feed.dataset, size, drop_last)  # type: ignore[assignment]
-            feed._counted.clear()
+            feed.regroup(DistinctOrder(feed.order, feed.dataset, size, drop_last))
             if feed.steps_in(0) == 0:
                 raise InputError("train_dataset: no whole batch has different texts, and dataloader_drop_last is set")
         return super()._length(feed)

@@ -128,13 +128,18 @@ class RowFeed(Feed):
             raise InputError("train_dataset: it is empty")
         check_labels(dataset, trainer.model, self.kept)
         self.order = Order(len(dataset), self.args, lambda: lengths_of(dataset, self.args.length_column_name))
-        self._counted: dict[int, int] = {}
+        self._varies, self._counted = self.args.tokens_per_batch is not None, dict[int, int]()
         if self.steps_in(0) == 0:
             raise InputError(f"train_dataset: {len(dataset)} rows make no whole batch, and dataloader_drop_last is set")
 
+    def regroup(self, order: Any) -> None:
+        """Take the batches of another order, whose number may differ from epoch to epoch."""
+        self.order, self._varies = order, True
+        self._counted.clear()
+
     def steps_in(self, epoch: int) -> int:
         """Token budgets cut each epoch a little differently; batches of a number of rows are always as many."""
-        key = epoch if self.args.tokens_per_batch is not None else 0
+        key = epoch if self._varies else 0
         if key not in self._counted:
             self._counted[key] = math.ceil(len(self.order.batches(epoch)) / self.each)
         return self._counted[key]

@@ -66,6 +66,7 @@ ALWAYS = (
 UNTOLD = frozenset({
     "output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "disable_tqdm", "log_level", "log_level_replica",
     "report_to", "do_train", "do_eval", "do_predict", "local_rank", "jsonl_log", "dataloader_pin_memory",
+    "batch_eval_metrics", "use_cpu",
 })  # fmt: skip
 """Settings that say nothing about the model, or where it was made; so do names of tokens and of the Hub."""
 SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "tokens_per_second")

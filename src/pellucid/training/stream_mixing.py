@@ -61,6 +61,8 @@ class _Coming:
 class _MixingReader(Reader):
     """A place is how often a part was drawn, the places of all parts, and whether each was once at its end."""
 
+    count: int
+
     def __init__(self, part: Interleaved, epoch: int, place: Place) -> None:
         self.part, self.epoch = part, epoch
         self.count, places, ended = place or (0, [None] * len(part.parts), [False] * len(part.parts))

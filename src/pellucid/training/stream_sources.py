@@ -74,6 +74,9 @@ class Files(Part):
 class _FileReader(Reader):
     """A place is the number of a file in this epoch's order, and of the next row in it."""
 
+    file: int
+    row: int
+
     def __init__(self, source: Files, order: list[Path], place: Place) -> None:
         self.source, self.order = source, order
         self.file, self.row = place or (0, 0)

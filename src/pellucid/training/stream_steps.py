@@ -77,6 +77,8 @@ def _shown(value: object) -> str:
 
 
 class _MappingReader(Reader):
+    number: int
+
     def __init__(self, step: Mapped, epoch: int, place: Place) -> None:
         start, self.number = place or (None, 0)
         self.step, self.rows = step, step.before.read(epoch, start)
@@ -91,7 +93,7 @@ class _MappingReader(Reader):
         return [self.rows.place(), self.number]
 
     def leave_out(self, count: int) -> int:
-        done = self.rows.leave_out(count)  # a row makes a row, so the function need not be called
+        done: int = self.rows.leave_out(count)  # a row makes a row, so the function need not be called
         self.number += done
         return done
 
@@ -148,6 +150,8 @@ class MappedBatches(Mapped):
 class _BatchReader(Reader):
     """A place is the one of the batch's first row, how many rows of what was made of it are given, and its number."""
 
+    number: int
+
     def __init__(self, step: MappedBatches, epoch: int, place: Place) -> None:
         start, given, self.number = place or (None, 0, 0)
         self.step, self.rows = step, Marked(step.before, epoch, start)
@@ -196,6 +200,8 @@ class Filtered(Calling):
 
 
 class _FilteringReader(Reader):
+    number: int
+
     def __init__(self, step: Filtered, epoch: int, place: Place) -> None:
         start, self.number = place or (None, 0)
         self.step, self.rows = step, step.before.read(epoch, start)
@@ -240,6 +246,8 @@ class Slice(Step):
 
 
 class _SlicingReader(Reader):
+    given: int
+
     def __init__(self, step: Slice, epoch: int, place: Place) -> None:
         start, self.given = place or (None, 0)
         self.rows = step.before.read(epoch, start)
@@ -264,7 +272,7 @@ class _SlicingReader(Reader):
         return [self.rows.place(), self.given]
 
     def leave_out(self, count: int) -> int:
-        done = self.rows.leave_out(count if self.left is None else min(count, self.left))
+        done: int = self.rows.leave_out(count if self.left is None else min(count, self.left))
         self._count(done)
         return done
 
@@ -286,6 +294,8 @@ class Share(Step):
 
 
 class _SharingReader(Reader):
+    to_go: int
+
     def __init__(self, step: Share, epoch: int, place: Place) -> None:
         start, self.to_go = place or (None, step.index)  # rows of others before the next own one
         self.step, self.rows = step, step.before.read(epoch, start)
@@ -322,6 +332,8 @@ class Shuffled(Step):
 
 class _ShufflingReader(Reader):
     """A place is: rows given, the place of the oldest row in the buffer, how many were read since, which are held."""
+
+    given: int
 
     def __init__(self, step: Shuffled, epoch: int, place: Place) -> None:
         self.given, start, read, held = place or (0, None, 0, [])

@@ -129,6 +129,7 @@ class RowStream:
 
     @strict
     def __init__(self, data_files: DataFiles, *, shuffle_buffer: int = 0, seed: int = 0) -> None:
+        whole(seed, "seed", 0)
         self._part = files_of(data_files)
         if whole(shuffle_buffer, "shuffle_buffer", 0):
             self._part = self.shuffle(seed, shuffle_buffer)._part

@@ -30,7 +30,7 @@ from pellucid.training import checkpoints
 from pellucid.training.argument_checks import BY_METRIC, apply_to_torch
 from pellucid.training.argument_tables import SaveStrategy
 from pellucid.training.arguments import TrainingArguments
-from pellucid.training.batches import ahead, is_shifted, on_device
+from pellucid.training.batches import is_shifted, on_device
 from pellucid.training.callbacks import CallbackHandler, DefaultFlowCallback, TrainerCallback
 from pellucid.training.collators import DataCollatorForSeq2Seq, DataCollatorWithPadding, DefaultDataCollator
 from pellucid.training.draws import Drawing
@@ -47,6 +47,7 @@ from pellucid.training.resuming import Progress, fill, load_weights, resume
 from pellucid.training.schedules import get_scheduler
 from pellucid.training.sharing import check_optimizer, share, syncing, whole, whole_number
 from pellucid.training.state import STATE_FILE, TrainerControl, TrainerState
+from pellucid.training.stream_ahead import read_ahead
 
 if TYPE_CHECKING:
     from pellucid.tokenizer import PreTrainedTokenizerBase
@@ -243,7 +244,7 @@ class Trainer(ReportMixin):
                 checkpoints.read_random_state(source, self.processes.index)
                 source = None
             steps = islice(feed.steps(epoch, done.epoch_rows, self.state.global_step), left)
-            for portions, rows in ahead(steps, feed.reads_ahead):
+            for portions, rows in read_ahead(steps, rows=1) if feed.reads_ahead else steps:
                 done.epoch_rows, done.epoch_steps, left = done.epoch_rows + rows, done.epoch_steps + 1, left - 1
                 self._rows_seen += rows
                 self._step(portions, epoch + done.epoch_steps / length)
