@@ -588,13 +588,13 @@ def span_loss(
 ) -> Tensor | None:
     """Mean cross entropy of the answer's first and last token: `[B, S]` or packed `[T]` scores, `[B]` positions.
 
-    A position outside the sequence (an answer that was cut off) does not count.
+    A position outside its sequence (an answer that was cut off) does not count.
     """
     if start_at is None or end_at is None:
         return None
-    losses, width = [], layout.width
+    ends = layout.width if layout.padded else torch.tensor(layout.lengths(), device=start.device)  # [B]
+    losses = []
     for scores, at in ((layout.as_rows(start), start_at), (layout.as_rows(end), end_at)):
         at = at.squeeze(-1) if at.dim() > 1 else at
-        at = at.clamp(0, width)
-        losses.append(cross_entropy(scores, at.masked_fill(at == width, -100)))
+        losses.append(cross_entropy(scores, at.clamp(min=0).masked_fill(at >= ends, -100)))
     return (losses[0] + losses[1]) / 2

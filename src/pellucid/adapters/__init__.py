@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -91,6 +91,7 @@ class AdapterMixin(nn.Module):
     output_embeddings: ClassVar[str]
     name_or_path: str
     is_speed_form: bool
+    num_parameters: Callable[..., int]
     _adapters: _Adapters | None = None
 
     # ------------------------------------------------------------------ adding and loading
@@ -292,6 +293,15 @@ class AdapterMixin(nn.Module):
         self._adapters.versions[adapter_name] = read.versions
         self._adapters.active = [adapter_name]
         self._refresh()
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """How many numbers learn, and how many there are."""
+        return self.num_parameters(only_trainable=True), self.num_parameters()
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many numbers learn, how many there are, and the share in per cent."""
+        learning, total = self.get_nb_trainable_parameters()
+        print(f"trainable params: {learning:,} || all params: {total:,} || trainable%: {100 * learning / total:.4f}")
 
     # ------------------------------------------------------------------ choosing
 

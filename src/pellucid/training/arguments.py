@@ -119,6 +119,7 @@ class TrainingArguments(metaclass=_Tolerant):
     bf16_full_eval: bool = False
     """Evaluate with weights in bfloat16."""
     fp16_full_eval: bool = False
+    """The same in float16."""
     tf32: bool | None = None
     """Matrix products of float32 in TF32, on GPUs that can."""
     activation_checkpointing: bool = False

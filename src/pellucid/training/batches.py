@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LABELS = ("label", "labels", "label_ids")
 FOR_COLLATORS = ("special_tokens_mask", "offset_mapping", "length")
 """Columns that no model takes and some collators read."""
-CLASSES = "SequenceClassification", "TokenClassification"
+CLASSES = ("SequenceClassification", "TokenClassification")
 """Heads whose labels are numbers of classes."""
 
 
@@ -55,36 +55,58 @@ def keep(row: Any, kept: set[str] | None) -> Any:
     return {name: value for name, value in row.items() if name in kept and value is not None}
 
 
-def check_labels(dataset: Any, model: PreTrainedModel, kept: set[str] | None) -> None:
-    """Refuse, before any work, a class that the model does not have.
+def check_labels(dataset: Any, model: PreTrainedModel, kept: set[str] | None, what: str = "train_dataset") -> None:
+    """Refuse, before any work, a class or a word that a model does not have.
 
-    Only rows that lie in memory are looked at, and heads whose labels are classes.
+    Only rows that lie in memory are looked at.
+
+    Args:
+        dataset: the rows.
+        model: says what its labels are.
+        kept: columns that count; `None`: all.
+        what: the data set, for messages.
 
     Raises:
         InputError: naming the row and the label.
     """
     if not in_memory(dataset):
         return
-    config = model.config
-    if not type(model).__name__.endswith(CLASSES) or config.problem_type in (
-        "regression",
-        "multi_label_classification",
-    ):
-        return
-    if config.num_labels == 1:
-        return
+    limit, noun, cure = _labels_of(model)
     for number in range(len(dataset)):
         row = read_row(dataset, number, kept)
-        name = next((name for name in LABELS if isinstance(row, dict) and name in row), None)
-        if name is None:
+        if not isinstance(row, Mapping):
             continue
-        values = row[name].tolist() if isinstance(row[name], Tensor) else row[name]
-        for value in values if isinstance(values, list | tuple) else [values]:
-            if isinstance(value, int) and value != IGNORED and not 0 <= value < config.num_labels:
-                raise InputError(
-                    f"train_dataset: row {number}: got label {value}, the model has classes 0 to "
-                    f"{config.num_labels - 1}; set num_labels when the model is made, or renumber the labels"
-                )
+        name = next((name for name in LABELS if name in row), None)
+        if limit is not None and name is not None:
+            for value in _outermost(row[name]):
+                if not 0 <= value < limit:
+                    raise InputError(
+                        f"{what}: row {number}: got label {value}, the model has {noun} 0 to {limit - 1}; {cure}"
+                    )
+
+
+def _labels_of(model: PreTrainedModel) -> tuple[int | None, str, str]:
+    """How many labels a model knows, what they are, and what to do about others; `None`: labels are no such numbers."""
+    config, name = model.config, type(model).__name__
+    if name.endswith(CLASSES):
+        several = config.problem_type in ("regression", "multi_label_classification") or config.num_labels == 1
+        cure = "set num_labels when the model is made, or renumber the labels"
+        return None if several else config.num_labels, "classes", cure
+    if model.can_generate() or name.endswith("ForMaskedLM"):
+        cure = "use the tokenizer of this model, or model.resize_token_embeddings(len(tokenizer))"
+        return config.vocab_size, "words", cure
+    return None, "", ""
+
+
+def _outermost(values: Any) -> list[int]:
+    """The smallest and the largest of some whole numbers that count; none where they are no whole numbers."""
+    plain = values.tolist() if hasattr(values, "tolist") else values
+    listed = plain if isinstance(plain, list | tuple) else [plain]
+    if not listed or not all(isinstance(value, int) for value in listed):
+        return []
+    if min(listed) < 0:
+        listed = [value for value in listed if value != IGNORED]
+    return [min(listed), max(listed)] if listed else []
 
 
 def collate(collator: Any, rows: list[Any], step: int, numbers: Sequence[int], packed: bool) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def remove_old(folder: Path, limit: int | None, keep: str | None) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed runs have left unfinished."""
-    for path in folder.glob(f".{PREFIX}-*"):
+    for path in folder.glob(f".*{PREFIX}-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

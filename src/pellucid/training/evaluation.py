@@ -1,11 +1,14 @@
 """What a model answers to the rows of a data set, batch by batch, and the figures of it.
 
 Answers of batches of different width are put together as the reference does: `[rows, widest, …]`, -100 behind shorter
-ones.
+ones. Nothing is computed for padding. Where only the loss is wanted, rows are packed and no logits are padded or kept;
+else they are padded, because answers are, and the model packs what it is given by its masks.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.training.batches import collate, kept_columns, on_device, read_row, rows_in
+from pellucid.errors import InputError
+from pellucid.training.argument_tables import IntervalStrategy
+from pellucid.training.batches import check_labels, collate, in_memory, kept_columns, on_device, read_row
+from pellucid.training.collators import Collator, DataCollatorForSeq2Seq
 from pellucid.training.metrics import EvalPrediction
+from pellucid.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from pellucid.training.trainer import Trainer
@@ -41,64 +48,188 @@ class Answers:
     extras: dict[str, Any] = field(default_factory=dict)
 
 
-def answer_rows(trainer: Trainer, dataset: Any, ignore_keys: list[str] | None) -> Answers:
-    """Run a trainer's model over a data set, in the order of its rows.
+@dataclass
+class _Kept:
+    """Arrays of each batch, until they are put together."""
+
+    predictions: list[Any] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
+    inputs: list[Any] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+
+def answer_rows(trainer: Trainer, dataset: Any, ignore_keys: list[str] | None, returned: bool = True) -> Answers:
+    """Run a trainer's model over a data set, in the order of its rows; each process answers every so many batches.
 
     Args:
         trainer: says how a batch is made and answered.
         dataset: the rows.
         ignore_keys: parts of the model's answer that are left out.
+        returned: whether the answers themselves are wanted. Else none are kept that no metric needs: without metrics
+            there is only the loss, and metrics that are fed batch by batch have seen a batch when it is over.
     """
     args, model = trainer.args, trainer.model
     kept = kept_columns(model, args.label_names) if args.remove_unused_columns else None
-    losses, weights, found, right, inputs = [], [], [], [], []
-    made, size, count = Answers(), args.eval_batch_size, len(dataset)
-    trainer.callback_handler.eval_dataloader = range(0, count, size)  # how many batches there are
+    loss_only = args.prediction_loss_only or not (returned or trainer.compute_metrics is not None)
+    by_batch = args.batch_eval_metrics and trainer.compute_metrics is not None
+    made, found, size, count = Answers(), _Kept(), args.eval_batch_size, len(dataset)
+    starts, together = range(0, count, size), trainer.processes
+    trainer.callback_handler.eval_dataloader = range(0, len(starts), together.count)  # so many batches in this process
     with _in_sixteen_bits(trainer):
-        for start in range(0, count, size):
+        for turn in trainer.callback_handler.eval_dataloader:
+            start = starts[min(turn + together.index, len(starts) - 1)]  # those that have none left repeat the last one
             numbers = range(start, min(start + size, count))
             rows = [read_row(dataset, number, kept) for number in numbers]
-            batch = on_device(collate(trainer.data_collator, rows, 0, numbers, packed=False), args.device)
-            loss, logits, labels = trainer.prediction_step(model, batch, args.prediction_loss_only, ignore_keys)
-            if loss is not None:
-                losses.append(float(loss))
-                weights.append(rows_in(batch))
+            batch = on_device(_batch(trainer, rows, numbers, loss_only), args.device)
+            loss, logits, labels = trainer.prediction_step(model, batch, loss_only, ignore_keys)
             if logits is not None and trainer.preprocess_logits_for_metrics is not None:
                 logits = trainer.preprocess_logits_for_metrics(logits, labels)
             trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
-            if args.batch_eval_metrics and trainer.compute_metrics is not None:
-                if logits is not None and labels is not None:
-                    pair = EvalPrediction(_arrays(logits), _arrays(labels))
-                    made.figures = trainer.compute_metrics(pair, compute_result=numbers[-1] == count - 1)
-                continue
-            if logits is not None:
-                found.append(_arrays(logits))
-            if labels is not None:
-                right.append(_arrays(labels))
-            if "inputs" in args.include_for_metrics:
-                inputs.append(_arrays(batch["input_ids"]))
-    if losses:
-        made.loss = float(np.average(losses, weights=weights))
-    made.predictions, made.labels = _joined(found), _joined(right)
-    if "inputs" in args.include_for_metrics:
-        made.extras["inputs"] = _joined(inputs)
-    if "loss" in args.include_for_metrics:
-        made.extras["losses"] = np.array(losses)
+            given = batch["input_ids"] if "inputs" in args.include_for_metrics and not loss_only else None
+            mine = (_arrays(logits), _arrays(labels), _arrays(given), _arrays(loss))
+            for number, one in enumerate(together.gather_all(mine)[: len(starts) - turn], turn):
+                answers, right, read, mean = one
+                if mean is not None:
+                    found.losses.append(float(mean[0]))
+                    found.rows.append(min(size, count - starts[number]))
+                if by_batch and answers is not None and right is not None:
+                    assert trainer.compute_metrics is not None
+                    losses = np.array(found.losses[-1:]) if "loss" in args.include_for_metrics else None
+                    pair = EvalPrediction(answers, right, read, losses)
+                    made.figures = trainer.compute_metrics(pair, compute_result=number == len(starts) - 1)
+                if by_batch and not returned:
+                    continue
+                for kept_ones, part in zip((found.predictions, found.labels, found.inputs), one[:3], strict=True):
+                    if part is not None:
+                        kept_ones.append(part)
+    _put_together(trainer, made, found)
     return made
 
 
+def _put_together(trainer: Trainer, made: Answers, found: _Kept) -> None:
+    """Fill answers from what was kept of the batches, whose arrays are gone afterwards."""
+    if found.losses:
+        losses, weights = np.array(found.losses), np.array(found.rows)
+        real = np.isfinite(losses)
+        if trainer.args.logging_nan_inf_filter and real.any():
+            losses, weights = losses[real], weights[real]
+        made.loss = float(np.average(losses, weights=weights))
+    made.predictions = _joined(found.predictions, getattr(trainer, "fill", FILL))
+    made.labels = _joined(found.labels, FILL)
+    if "inputs" in trainer.args.include_for_metrics:
+        made.extras["inputs"] = _joined(found.inputs, FILL)
+    if "loss" in trainer.args.include_for_metrics:
+        made.extras["losses"] = np.array(found.losses)
+
+
+def _batch(trainer: Trainer, rows: list[Any], numbers: Sequence[int], loss_only: bool) -> dict[str, Any]:
+    """The batch of some rows, packed where nobody looks at anything but its loss."""
+    args, collator = trainer.args, trainer.data_collator
+    if args.packed and loss_only and _takes_packed(trainer):
+        return collate(collator, rows, 0, numbers, packed=True)
+    made = collate(collator, rows, 0, numbers, packed=False)
+    batch = {name: value for name, value in made.items() if value is not None}  # rows may have no labels
+    if isinstance(collator, DataCollatorForSeq2Seq):
+        _hide_padding(batch)
+    return batch
+
+
+def check_evaluations(trainer: Trainer) -> None:
+    """Refuse, before anything is trained, evaluations during the run that could not end.
+
+    Args:
+        trainer: one that evaluates in a way of its own is not looked at.
+
+    Raises:
+        InputError: there are no rows, a label that the model does not have, rows that make no batch, or settings of
+            metrics that cannot be met.
+    """
+    from pellucid.training.seq2seq_trainer import Seq2SeqTrainer
+    from pellucid.training.trainer import Trainer
+
+    args, given, kind = trainer.args, trainer.eval_dataset, type(trainer)
+    usual = kind.evaluate in (Trainer.evaluate, Seq2SeqTrainer.evaluate) and kind._answer is Trainer._answer
+    if args.eval_strategy == IntervalStrategy.NO or not usual:
+        return
+    kept = kept_columns(trainer.model, args.label_names) if args.remove_unused_columns else None
+    for name, rows in (given if isinstance(given, Mapping) else {None: given}).items():
+        what = "eval_dataset" if name is None else f"eval_dataset: {name}"
+        if rows is None or not hasattr(rows, "__len__") or len(rows) == 0:
+            came = "none" if rows is None else "no rows"
+            raise InputError(
+                f"{what}: got {came}, wanted rows, as eval_strategy={str(args.eval_strategy)!r}; give some, or set it "
+                "to 'no'"
+            )
+        check_labels(rows, trainer.model, kept, what)
+        if isinstance(trainer.data_collator, Collator) and in_memory(rows):
+            numbers = range(min(len(rows), args.eval_batch_size))
+            _batch(trainer, [read_row(rows, number, kept) for number in numbers], numbers, False)
+    _check_metrics(trainer)
+
+
+def _check_metrics(trainer: Trainer) -> None:
+    args, metrics, name = trainer.args, trainer.compute_metrics, trainer.args.metric_for_best_model
+    if args.batch_eval_metrics:
+        if metrics is None:
+            raise InputError("batch_eval_metrics: got True and no compute_metrics; pass one, or leave it out")
+        taken = inspect.signature(metrics).parameters
+        if "compute_result" not in taken and all(one.kind is not one.VAR_KEYWORD for one in taken.values()):
+            raise InputError(
+                "compute_metrics: takes no compute_result, by which batch_eval_metrics=True says that a batch is the "
+                "last; take one, or use as_compute_metrics"
+            )
+    if name is None or (metrics is not None and not args.prediction_loss_only):
+        return
+    given = trainer.eval_dataset
+    prefixes = [f"eval_{part}" for part in given] if isinstance(given, Mapping) else ["eval"]
+    known = [
+        f"{prefix}_{figure}"
+        for prefix in prefixes
+        for figure in ("loss", "runtime", "samples_per_second", "steps_per_second")
+    ]
+    if f"eval_{name.removeprefix('eval_')}" not in known:
+        raise InputError(
+            f"metric_for_best_model: got {name!r}, and evaluations without compute_metrics give {', '.join(known)}; "
+            "pass compute_metrics, without prediction_loss_only"
+        )
+
+
+def _takes_packed(trainer: Trainer) -> bool:
+    """Whether a packed batch can be answered: no code of a user reads it, nor a loss that wants padding."""
+    from pellucid.training.seq2seq_trainer import Seq2SeqTrainer
+    from pellucid.training.trainer import Trainer
+
+    kind = type(trainer)
+    own = kind.compute_loss is Trainer.compute_loss and kind.prediction_step in (
+        Trainer.prediction_step,
+        Seq2SeqTrainer.prediction_step,
+    )
+    return own and trainer.compute_loss_func is None and not trainer.args.label_smoothing_factor
+
+
+def _hide_padding(batch: dict[str, Any]) -> None:
+    """Tell an encoder-decoder's decoder which of its tokens stand behind the last label, so that it skips them."""
+    if not {"labels", "decoder_input_ids"} <= batch.keys() or "decoder_attention_mask" in batch:
+        return
+    counted = (batch["labels"] != IGNORED).flip(1).cumsum(1).flip(1) > 0  # [B, L]: there is a label here or behind
+    counted[:, 0] = True  # a decoder reads something
+    batch["decoder_attention_mask"] = counted.long()
+
+
 class _in_sixteen_bits:  # noqa: N801  (read as a word)
-    """The model's weights in bfloat16 while an evaluation runs, and what they were after it."""
+    """The model's weights in 16 bits while an evaluation runs, and what they were after it."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.model, self.wanted = trainer.model, trainer.args.bf16_full_eval
+        self.model, args = trainer.model, trainer.args
+        self.wanted = torch.bfloat16 if args.bf16_full_eval else torch.float16 if args.fp16_full_eval else None
         self.before: dict[str, Tensor] = {}
 
     def __enter__(self) -> None:
-        if self.wanted:
+        if self.wanted is not None:
             self.before = {name: one.data for name, one in self.model.named_parameters()}
             for one in self.model.parameters():
-                one.data = one.data.to(torch.bfloat16)
+                one.data = one.data.to(self.wanted)
 
     def __exit__(self, *error: object) -> None:
         for name, one in self.model.named_parameters() if self.before else ():
@@ -107,27 +238,40 @@ class _in_sixteen_bits:  # noqa: N801  (read as a word)
 
 def _arrays(values: Any) -> Any:
     """Tensors as arrays of the CPU."""
-    if isinstance(values, tuple):
+    if isinstance(values, tuple | list):
         return tuple(_arrays(value) for value in values)
     if not isinstance(values, Tensor):
         return values
     values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.atleast_1d((values.float() if values.dtype == torch.bfloat16 else values).numpy())
 
 
-def _joined(batches: list[Any]) -> Any:
-    """Arrays of batches as one, those that are narrower filled up with -100."""
+def _joined(batches: list[Any], fill: int) -> Any:
+    """Arrays of batches as one, `fill` behind those that are narrower; the list is emptied, so that nothing is twice.
+
+    Args:
+        batches: arrays `[rows, …]` of each batch, or tuples of such.
+        fill: stands where a narrower batch has nothing.
+    """
     if not batches:
         return None
     if isinstance(batches[0], tuple):
-        return tuple(_joined([batch[place] for batch in batches]) for place in range(len(batches[0])))
-    if batches[0].ndim < 2:
-        return np.concatenate(batches)
-    width = max(batch.shape[1] for batch in batches)
-    wide = [((0, 0), (0, width - batch.shape[1]), *((0, 0) for _ in batch.shape[2:])) for batch in batches]
-    return np.concatenate(
-        [np.pad(batch, pads, constant_values=FILL) for batch, pads in zip(batches, wide, strict=True)]
-    )
+        parts = [list(part) for part in zip(*batches, strict=True)]
+        batches.clear()
+        return tuple(_joined(part, fill) for part in parts)
+    end = sum(len(batch) for batch in batches)
+    width = max((batch.shape[1] for batch in batches if batch.ndim > 1), default=0)
+    shape = (end, width, *batches[0].shape[2:]) if batches[0].ndim > 1 else (end,)
+    made = np.empty(shape, np.result_type(*{batch.dtype for batch in batches}))
+    while batches:
+        batch = batches.pop()
+        place = made[end - len(batch) : end]
+        if batch.ndim > 1:
+            place[:, batch.shape[1] :] = fill
+            place = place[:, : batch.shape[1]]
+        place[:] = batch
+        end -= len(batch)
+    return made
 
 
 def named_metrics(figures: dict[str, Any], prefix: str) -> dict[str, float]:

@@ -113,6 +113,14 @@ class Processes:
             for part, size, one in zip(found, sizes, shapes, strict=True)
         ]
 
+    def gather_all(self, value: Any) -> list[Any]:
+        """What each process has, in their order: an array, a tuple of such, or `None` in all of them."""
+        if self.count == 1 or value is None:
+            return [value] * self.count
+        if isinstance(value, tuple):
+            return list(zip(*map(self.gather_all, value), strict=True))
+        return self.gather(value)
+
     def share(self, tensors: Sequence[Tensor]) -> None:
         """Give every process the first one's numbers, in place."""
         if self.count > 1:

@@ -34,7 +34,7 @@ from pellucid.training.batches import is_shifted, on_device
 from pellucid.training.callbacks import CallbackHandler, DefaultFlowCallback, TrainerCallback
 from pellucid.training.collators import DataCollatorForSeq2Seq, DataCollatorWithPadding, DefaultDataCollator
 from pellucid.training.draws import Drawing
-from pellucid.training.evaluation import Answers, answer_rows, named_metrics, speed
+from pellucid.training.evaluation import Answers, answer_rows, check_evaluations, named_metrics, speed
 from pellucid.training.feed import Feed, Portion, RowFeed, feed_of, planned_steps
 from pellucid.training.interrupts import Interrupts
 from pellucid.training.logs import PrinterCallback, ProgressCallback, reporting_callbacks
@@ -174,6 +174,7 @@ class Trainer(ReportMixin):
             self.model = self.callback_handler.model = self.model_init()
             self.optimizer = None
         feed = feed_of(self, self.train_dataset)
+        check_evaluations(self)
         max_steps, epochs = self._length(feed)
         folder = Path(str(self.args.output_dir))
         if self.processes.is_first:
@@ -491,7 +492,7 @@ class Trainer(ReportMixin):
         begun, training = perf_counter(), self.model.training
         self.model.to(self.args.device).eval()
         try:
-            answers = answer_rows(self, dataset, ignore)
+            answers = answer_rows(self, dataset, ignore, returned=name == "test_dataset")
         finally:
             self.model.train(training)
         figures: Metrics = {} if answers.loss is None else {"loss": answers.loss}
