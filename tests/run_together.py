@@ -68,7 +68,8 @@ def main(folder: Path, given: dict[str, Any]) -> None:
     stop, resume = given.pop("stop", 0), given.pop("resume", None)
     dataset: Any = Stream(rows) if given.pop("stream", False) else rows
     settings = TrainingArguments(
-        str(folder), logging_steps=1, disable_tqdm=True, report_to="none", use_cpu=True, learning_rate=1e-2, per_device_eval_batch_size=2,
+        str(folder), logging_steps=1, disable_tqdm=True, report_to="none", use_cpu=True, learning_rate=1e-2,
+        per_device_eval_batch_size=2,
         **given,
     )  # fmt: skip
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.4)
