@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -107,3 +108,15 @@ class Browser:
         os.close(self._in)
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def numbers_in(color: str) -> list[float]:
+    """The numbers of a color in CSS."""
+    return [float(number) for number in re.findall(r"[\d.]+", color)]
+
+
+def luminance(color: list[float]) -> float:
+    """How light a color is, from 0 to 1 (WCAG 2)."""
+    parts = [part / 255 for part in color[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

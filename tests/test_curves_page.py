@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from browser import Browser
+from browser import Browser, luminance, numbers_in
 from pellucid import TrainingArguments
 from pellucid.training.callbacks import CallbackHandler, DefaultFlowCallback
 from pellucid.training.curves import COLUMNS, Axis, Curve, linear_axis, log_axis, number_text, spread, tick_text
@@ -360,17 +360,6 @@ def test_on_a_phone(browser: Browser, page: Path, dark: bool) -> None:
     for stroke in set(strokes):
         lights = sorted((luminance(numbers_in(stroke)), luminance(card)))
         assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 3
-
-
-def numbers_in(color: str) -> list[float]:
-    return [float(number) for number in re.findall(r"[\d.]+", color)]
-
-
-def luminance(color: list[float]) -> float:
-    """How light a color is, from 0 to 1 (WCAG 2)."""
-    parts = [part / 255 for part in color[:3]]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 # ---------------------------------------------------------------------- while training

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from browser import Browser
+from browser import Browser, luminance, numbers_in
 from pellucid import pipeline
 from pellucid.pipelines.explain import Explanation
 from seq2seq_cases import make_seq2seq
@@ -155,17 +155,6 @@ def test_on_a_phone(browser: Browser, page: Path, dark: bool) -> None:
         ground = [share * over + (1 - share) * under for over, under in zip(tinted, card, strict=True)]
         lights = sorted((luminance(numbers_in(ink)), luminance(ground)))
         assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 4.5  # as the guidelines for readable text want it
-
-
-def numbers_in(color: str) -> list[float]:
-    return [float(number) for number in re.findall(r"[\d.]+", color)]
-
-
-def luminance(color: list[float]) -> float:
-    """How light a color is, from 0 to 1 (WCAG 2)."""
-    parts = [part / 255 for part in color[:3]]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_hostile_text_is_text(browser: Browser, tmp_path: Path) -> None:

@@ -43,22 +43,21 @@ def share(model: PreTrainedModel, args: TrainingArguments, together: Processes) 
     Args:
         model: on this process's device.
         args: `fsdp`, `fsdp_config` and the settings of DDP.
-        together: the processes; alone, the model stays as it is.
+        together: the processes; alone, the model stays as it is, and so does one that was divided before.
 
     Raises:
         InputError: a model with adapters is to be divided.
     """
-    if together.count == 1:
+    if together.count == 1 or is_divided(model):
         return model
     if not args.fsdp:
-        unused = args.ddp_find_unused_parameters
-        return DistributedDataParallel(
-            model,
-            find_unused_parameters=not model.is_gradient_checkpointing if unused is None else unused,
-            bucket_cap_mb=args.ddp_bucket_cap_mb,
-            broadcast_buffers=bool(args.ddp_broadcast_buffers),
-            static_graph=bool(args.ddp_static_graph),
-        )
+        given = {
+            "find_unused_parameters": args.ddp_find_unused_parameters, "bucket_cap_mb": args.ddp_bucket_cap_mb,
+            "broadcast_buffers": args.ddp_broadcast_buffers, "static_graph": args.ddp_static_graph,
+        }  # fmt: skip
+        usual = {"find_unused_parameters": not model.is_gradient_checkpointing}
+        said = {name: value for name, value in given.items() if value is not None}
+        return DistributedDataParallel(model, **{**usual, **said})
     if model.peft_config:
         raise InputError("fsdp: got a model with adapters, which is not divided; leave out fsdp: adapters are small")
     together.share([*model.parameters(), *model.buffers()])
