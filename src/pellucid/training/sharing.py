@@ -51,13 +51,12 @@ def share(model: PreTrainedModel, args: TrainingArguments, together: Processes) 
     if together.count == 1 or is_divided(model):
         return model
     if not args.fsdp:
-        given = {
+        given: dict[str, Any] = {
             "find_unused_parameters": args.ddp_find_unused_parameters, "bucket_cap_mb": args.ddp_bucket_cap_mb,
             "broadcast_buffers": args.ddp_broadcast_buffers, "static_graph": args.ddp_static_graph,
         }  # fmt: skip
-        usual = {"find_unused_parameters": not model.is_gradient_checkpointing}
         said = {name: value for name, value in given.items() if value is not None}
-        return DistributedDataParallel(model, **{**usual, **said})
+        return DistributedDataParallel(model, **{"find_unused_parameters": not model.is_gradient_checkpointing, **said})
     if model.peft_config:
         raise InputError("fsdp: got a model with adapters, which is not divided; leave out fsdp: adapters are small")
     together.share([*model.parameters(), *model.buffers()])
