@@ -167,6 +167,27 @@ def test_figures_of_an_evaluation_are_the_references(kind: str, tokenizer: Any, 
     assert (own.label_ids == wanted.label_ids).all()
 
 
+class Weighted(Trainer):
+    """As scripts have it: a loss of one's own, from padded rows."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        assert inputs["input_ids"].shape == inputs["attention_mask"].shape
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = torch.nn.functional.cross_entropy(outputs.logits, labels, weight=torch.ones(3))
+        return (loss, outputs) if return_outputs else loss
+
+
+def test_a_loss_of_ones_own_reads_padded_rows(tokenizer: Any, tmp_path: Path) -> None:
+    curves = []
+    for kind in (Trainer, Weighted):
+        given = TrainingArguments(**settings(tmp_path / kind.__name__))
+        trainer = kind(model_of(pellucid, "texts"), given, collator_of("texts", tokenizer), rows_of("texts"))
+        trainer.train()
+        curves.append(curve(trainer))
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4, atol=1e-6)
+
+
 # ---------------------------------------------------------------------- going on
 
 

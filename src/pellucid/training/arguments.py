@@ -80,7 +80,8 @@ class TrainingArguments(metaclass=_Tolerant):
     tokens_per_batch: Size | None = None
     """Tokens of a batch on each device, about: batches of similar work in place of a number of examples."""
     packed: bool = True
-    """Join the examples of a batch without padding; the losses are the same, and nothing is computed in vain."""
+    """Join the examples of a batch without padding; the losses are the same, and nothing is computed in vain. A loss
+    of the user's own (`compute_loss`, `compute_loss_func`) reads padded batches in any case."""
     gradient_accumulation_steps: Size = 1
     """Batches whose gradients make one step."""
     average_tokens_across_devices: bool = True

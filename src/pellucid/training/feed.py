@@ -62,8 +62,8 @@ class Feed(ABC):
         self.dataset, self.args, self.together = dataset, trainer.args, trainer.processes
         self.collator, self.shifted = trainer.data_collator, is_shifted(trainer.model)
         self.kept = kept_columns(trainer.model, self.args.label_names) if self.args.remove_unused_columns else None
-        outside = self.args.label_smoothing_factor or trainer.compute_loss_func is not None
-        self.packed = self.args.packed and not outside
+        own_loss = type(trainer).compute_loss.__module__.startswith("pellucid.") and trainer.compute_loss_func is None
+        self.packed = self.args.packed and own_loss and not self.args.label_smoothing_factor  # others read padded rows
         self.each = self.args.gradient_accumulation_steps * self.together.count
         self.reads_ahead = in_memory(dataset) and isinstance(self.collator, Collator)
 
