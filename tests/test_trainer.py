@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +251,40 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     assert torch.equal(found["random"], wanted["random"])
     for name, tensor in wanted["tensors"].items():
         assert torch.equal(found["tensors"][name], tensor), name
+
+
+class Ask(TrainerCallback):
+    """Sends this program a signal after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return control
+
+
+def test_a_signal_saves_and_what_is_due_at_the_end_of_an_epoch_waits(tokenizer: Any, tmp_path: Path) -> None:
+    def run(folder: Path, resume: bool | None = None, *callbacks: Any) -> Trainer:
+        given = settings(
+            folder, max_steps=-1, num_train_epochs=2, eval_strategy="epoch", save_strategy="epoch",
+            load_best_model_at_end=True,
+        )  # fmt: skip
+        trainer = Trainer(
+            model_of(pellucid, "texts"), TrainingArguments(**given), collator_of("texts", tokenizer),
+            rows_of("texts"), rows_of("texts", 8), callbacks=list(callbacks),
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    wanted = whole_state(run(tmp_path / "whole"), tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "stopped", None, Ask(4))
+    assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == ["checkpoint-4"]
+    found = whole_state(run(tmp_path / "stopped", True), tmp_path / "stopped")
+    assert found["log"] == wanted["log"]
+    assert all(torch.equal(found["tensors"][name], tensor) for name, tensor in wanted["tensors"].items())
 
 
 def test_damaged_checkpoints_are_passed_over_and_old_ones_removed(

@@ -252,6 +252,8 @@ class Trainer(ReportMixin):
                 self._log_evaluate_save(ignore)
                 if self.control.should_epoch_stop or self.control.should_training_stop:
                     break
+            if self._is_ending:  # all is saved, and what is due at the end of the epoch waits for it
+                return
             done.epoch_is_open = False
             if not self.control.should_training_stop or done.epoch_steps == feed.steps_in(epoch):
                 done.epoch, done.epoch_rows, done.epoch_steps = epoch + 1, 0, 0
@@ -347,6 +349,8 @@ class Trainer(ReportMixin):
 
     def _log_evaluate_save(self, ignore: list[str] | None) -> None:
         """What callbacks have turned on."""
+        if self.processes.count == 1:  # several have agreed on it in the step
+            self._is_ending = self._interrupts.noted is not None
         if self._is_ending:
             self.control.should_save = self.control.should_training_stop = True
         if self.control.should_log and self.state.global_step > self.progress.logged_step:
