@@ -5,10 +5,10 @@
         --out src/pellucid/assets/sentiment
 
 Files are in the GLUE form: a header, then `sentence<TAB>label` a line, 0 negative and 1 positive. All weights learn.
-Phrases are packed, so that no padding is computed; a step sees about `--tokens-per-batch` tokens. The result is the
-mean of the weights after the last two epochs (Izmailov et al. 2018), which is steadier than one epoch alone. The dev
-sentences are only measured, after each epoch; no epoch is chosen by them. A run that was stopped goes on from its last
-epoch.
+Phrases are packed, so that no padding is computed; a step sees about `--tokens-per-batch` tokens of phrases of similar
+length, so that whole sentences, of which there are fewer, count for more than fragments. The result is the mean of the
+weights after the last two epochs (Izmailov et al. 2018), which is steadier than one epoch alone. The dev sentences are
+only measured, after each epoch; no epoch is chosen by them. A run that was stopped goes on from its last epoch.
 
 The result is a folder with the model, its tokenizer and `training.json` (settings and figures).
 """
@@ -71,7 +71,8 @@ def training_arguments(settings: argparse.Namespace) -> TrainingArguments:
         tokens_per_batch=settings.tokens_per_batch, learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay, warmup_steps=settings.warmup, max_grad_norm=settings.clip,
         layerwise_lr_decay=settings.layerwise, bf16=settings.bf16, seed=settings.seed, logging_steps=100,
-        eval_strategy="epoch", save_strategy="epoch", save_total_limit=2, per_device_eval_batch_size=128,
+        train_sampling_strategy="group_by_length", eval_strategy="epoch", save_strategy="epoch", save_total_limit=2,
+        per_device_eval_batch_size=128,
     )  # fmt: skip
 
 
