@@ -127,6 +127,11 @@ def _amounts(args: TrainingArguments) -> Iterator[str]:
         yield f"max_steps: got {args.max_steps}, wanted a whole number from 1, or -1 to go by num_train_epochs"
     if args.max_steps == -1 and not 0 < args.num_train_epochs < float("inf"):
         yield f"num_train_epochs: got {args.num_train_epochs}, wanted more than 0, or max_steps"
+    if args.tokens_per_batch is not None and args.train_sampling_strategy == "batch_rebalance":
+        raise InputError(
+            f"tokens_per_batch: got {args.tokens_per_batch} and train_sampling_strategy='batch_rebalance': the first "
+            "makes batches of as many tokens already; leave one of them out"
+        )
     if args.tokens_per_batch is not None and args.per_device_train_batch_size != type(args).per_device_train_batch_size:
         yield (
             f"tokens_per_batch: got {args.tokens_per_batch} and "

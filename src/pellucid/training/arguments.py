@@ -250,9 +250,10 @@ class TrainingArguments(metaclass=_Tolerant):
     remove_unused_columns: bool = True
     """Leave out columns that the model does not take."""
     label_names: list[str] | None = None
-    train_sampling_strategy: Literal["random", "sequential", "group_by_length"] = "random"
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length", "batch_rebalance"] = "random"
+    """Which rows make which batch, see `sampling.py`."""
     length_column_name: str = "length"
-    """Column of lengths worked out before, for `group_by_length`."""
+    """Column of lengths worked out before, for strategies that go by length."""
 
     # For scripts
     do_train: bool = False

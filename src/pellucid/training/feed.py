@@ -29,7 +29,7 @@ from pellucid.training.batches import (
     tokens_in,
 )
 from pellucid.training.collators import Collator
-from pellucid.training.sampling import Order, length_of, lengths_of
+from pellucid.training.sampling import BY_LENGTH, Order, length_of, lengths_of
 from pellucid.training.streams import RowStream, rows_from
 
 if TYPE_CHECKING:
@@ -163,9 +163,10 @@ class StreamFeed(Feed):
             raise InputError(
                 f"train_dataset: got {type(dataset).__name__}, which does not say how many rows it has; set max_steps"
             )
-        if self.args.train_sampling_strategy == "group_by_length":
+        if self.args.train_sampling_strategy in BY_LENGTH:
             raise InputError(
-                "train_sampling_strategy: got 'group_by_length' and rows that come one after another; leave it out"
+                f"train_sampling_strategy: got {self.args.train_sampling_strategy!r} and rows that come one after "
+                "another; leave it out"
             )
 
     def steps_in(self, epoch: int) -> None:

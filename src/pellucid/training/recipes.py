@@ -9,8 +9,7 @@
 
 A recipe is its options, one field each, which `recipe_for` takes by name. What is wrong with the data is reported as
 file and line. The recipes are in `recipes_labels.py`, `recipes_words.py`, `recipes_answers.py` and
-`recipes_writing.py`; `recipes_run.py`
-puts all of it together, as the commands `pellucid train` and `pellucid eval` do.
+`recipes_writing.py`; `recipes_run.py` puts all of it together, as the commands `pellucid train` and `pellucid eval` do.
 """
 
 from __future__ import annotations

@@ -3,12 +3,18 @@
     Order(count, args).batches(epoch)     → [[17, 3, 42, …], [8, …], …]: numbers of rows, batch by batch
 
 A shuffled epoch has the order of the reference: a permutation drawn by a generator that is seeded with seed + epoch.
+What `train_sampling_strategy` makes of it:
+
+- `group_by_length` sorts windows of it by length, longest first. Batches of a number of rows come in that order, as the
+  reference has them; batches of a number of tokens, which it does not know, come shuffled, so that steps do not go from
+  long to short window by window.
+- `batch_rebalance` leaves each step its rows, and cuts them into batches of about as many tokens each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -17,8 +23,12 @@ from pellucid.errors import InputError
 if TYPE_CHECKING:
     from pellucid.training.arguments import TrainingArguments
 
-SORTED_BATCHES = 50
-"""Batches whose rows are sorted by length among each other, when rows are grouped by length."""
+Each = TypeVar("Each")
+
+BY_LENGTH = ("group_by_length", "batch_rebalance")
+"""Strategies that ask for the lengths of rows."""
+SORTED_STEPS = 50
+"""Steps whose rows are sorted by length among each other, at most; an epoch has at least four such windows."""
 
 
 class Order:
@@ -31,26 +41,53 @@ class Order:
     """
 
     def __init__(self, count: int, args: TrainingArguments, lengths: Callable[[], Sequence[int]]) -> None:
-        self.count, self.args = count, args
+        self.count, self.strategy, self.budget = count, args.train_sampling_strategy, args.tokens_per_batch
         self.seed = args.seed if args.data_seed is None else args.data_seed
-        self.by_length = args.train_sampling_strategy == "group_by_length"
-        self.lengths = lengths() if self.by_length or args.tokens_per_batch is not None else []
+        self.lengths = lengths() if self.budget is not None or self.strategy in BY_LENGTH else []
+        self.each = args.gradient_accumulation_steps * args.world_size  # batches of a step
+        self.size, self.drop_last = args.per_device_train_batch_size, args.dataloader_drop_last
+        if self.budget is not None:
+            self.size = max(1, self.budget * count // max(1, sum(self.lengths)))  # on average
 
     def batches(self, epoch: int, seen: int = 0) -> list[list[int]]:
         """The rows of each batch of an epoch, counted from 0.
 
         Args:
             epoch: which one.
-            seen: rows in whole batches that are left out at the beginning.
+            seen: rows in whole steps that are left out at the beginning.
         """
-        order = self._order(epoch)[seen:]
-        size, budget = self.args.per_device_train_batch_size, self.args.tokens_per_batch
-        if budget is None:
-            found = [order[start : start + size] for start in range(0, len(order), size)]
-            if self.args.dataloader_drop_last and found and len(found[-1]) < size:
-                found.pop()
-            return found
-        found, room = [], 0
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        order = self._order(generator)
+        if self.budget is not None:
+            found = self._within(self.budget, order)
+            if self.strategy == "group_by_length":
+                found = [found[number] for number in torch.randperm(len(found), generator=generator).tolist()]
+            return without_first(found, seen)
+        found = in_parts(order[seen:], self.size)
+        if self.drop_last and found and len(found[-1]) < self.size:
+            found.pop()
+        if self.strategy == "batch_rebalance":
+            steps = [[row for batch in step for row in batch] for step in in_parts(found, self.each)]
+            return [batch for step in steps for batch in self._balanced(step)]
+        return found
+
+    def _order(self, generator: torch.Generator) -> list[int]:
+        if self.strategy == "sequential":
+            return list(range(self.count))
+        drawn: list[int] = torch.randperm(self.count, generator=generator).tolist()
+        if self.strategy != "group_by_length":
+            return drawn
+        step = self.size * self.each
+        windows = in_parts(drawn, step * max(1, min(SORTED_STEPS, self.count // (4 * step))))
+        windows = [sorted(window, key=lambda row: -self.lengths[row]) for window in windows]
+        longest = max(windows, key=lambda window: self.lengths[window[0]])
+        windows[0][0], longest[0] = longest[0], windows[0][0]  # what has no room in memory shows at once
+        return [row for window in windows for row in window]
+
+    def _within(self, budget: int, order: list[int]) -> list[list[int]]:
+        """Batches of at most so many tokens; a longer row is alone."""
+        found: list[list[int]] = []
+        room = 0
         for row in order:
             if not found or self.lengths[row] > room:
                 found.append([])
@@ -59,17 +96,35 @@ class Order:
             room -= self.lengths[row]
         return found
 
-    def _order(self, epoch: int) -> list[int]:
-        if self.args.train_sampling_strategy == "sequential":
-            return list(range(self.count))
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        drawn: list[int] = torch.randperm(self.count, generator=generator).tolist()
-        if not self.by_length:
-            return drawn
-        each = self.args.gradient_accumulation_steps * self.args.world_size
-        size = SORTED_BATCHES * self.args.per_device_train_batch_size * each
-        groups = [drawn[start : start + size] for start in range(0, len(drawn), size)]
-        return [row for group in groups for row in sorted(group, key=lambda row: -self.lengths[row])]
+    def _balanced(self, rows: list[int]) -> list[list[int]]:
+        """The rows of a step, longest first, as batches of about as many tokens each, none of them empty."""
+        rows = sorted(rows, key=lambda row: -self.lengths[row])
+        count = min(self.each, len(rows))
+        found: list[list[int]] = []
+        start, left = 0, sum(self.lengths[row] for row in rows)
+        for batches in range(count, 0, -1):
+            share, end, taken = left / batches, start, 0
+            while end < len(rows) - (batches - 1) and (end == start or taken + self.lengths[rows[end]] / 2 <= share):
+                taken += self.lengths[rows[end]]
+                end += 1
+            end = end if batches > 1 else len(rows)
+            found.append(rows[start:end])
+            start, left = end, left - taken
+        return found
+
+
+def in_parts(values: list[Each], size: int) -> list[list[Each]]:
+    """Neighbours in parts of a size; the last may be smaller."""
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def without_first(batches: list[list[int]], seen: int) -> list[list[int]]:
+    """What is left of batches once so many rows of them are taken."""
+    for number, batch in enumerate(batches):
+        if seen < len(batch):
+            return [batch[seen:], *batches[number + 1 :]]
+        seen -= len(batch)
+    return []
 
 
 def lengths_of(dataset: Sequence[object], column: str) -> list[int]:
