@@ -204,3 +204,17 @@ def test_a_run_is_evaluated_by_what_it_writes(folder: Path, tmp_path: Path) -> N
     assert [entry["step"] for entry in entries] == [2, 4]
     assert trainer.state.best_metric == max(entry["eval_same"] for entry in entries)
     assert pellucid.pipeline("text2text-generation", str(tmp_path / "checkpoint-4"))("the fox")
+
+
+@pytest.mark.parametrize("outside", ["smoothing", "function"])
+def test_a_decoder_needs_inputs_where_the_loss_is_not_the_models(outside: str, folder: Path, tmp_path: Path) -> None:
+    model, tokenizer = pellucid.AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    smoothing = 0.1 if outside == "smoothing" else 0.0
+    args = Seq2SeqTrainingArguments(
+        str(tmp_path), label_smoothing_factor=smoothing, max_steps=1, use_cpu=True, disable_tqdm=True, report_to="none"
+    )
+    own = None if smoothing else lambda outputs, labels, num_items_in_batch=None: outputs.logits.mean()
+    blind, seeing = DataCollatorForSeq2Seq(tokenizer), DataCollatorForSeq2Seq(tokenizer, model=model)
+    with pytest.raises(InputError, match=r"decoder_input_ids: .*use DataCollatorForSeq2Seq\(tokenizer, model=model\)"):
+        Seq2SeqTrainer(model, args, lambda rows: blind(rows), rows_of(folder), compute_loss_func=own).train()
+    Seq2SeqTrainer(model, args, lambda rows: seeing(rows), rows_of(folder), compute_loss_func=own).train()

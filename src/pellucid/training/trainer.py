@@ -38,7 +38,7 @@ from pellucid.training.evaluation import Answers, answer_rows, check_evaluations
 from pellucid.training.feed import Feed, Portion, RowFeed, feed_of, planned_steps
 from pellucid.training.interrupts import Interrupts
 from pellucid.training.logs import PrinterCallback, ProgressCallback, reporting_callbacks
-from pellucid.training.losses import smoothed_loss
+from pellucid.training.losses import check_written_inputs, smoothed_loss
 from pellucid.training.metrics import EvalPrediction
 from pellucid.training.optimizers import create_optimizer
 from pellucid.training.processes import Processes
@@ -326,11 +326,14 @@ class Trainer(ReportMixin):
         To be overridden by trainers with a loss of their own.
 
         Raises:
-            InputError: the model gives no loss, because the batch holds no labels.
+            InputError: the model gives no loss, because the batch holds no labels; or its decoder, which does not see
+                labels whose loss is not the model's, has nothing to read.
         """
         labels = inputs.get("labels")
         outside = self.compute_loss_func is not None or self.args.label_smoothing_factor
         given = {name: value for name, value in inputs.items() if not (outside and name == "labels")}
+        if outside and self.model.config.is_encoder_decoder and self.model.can_generate():
+            check_written_inputs(given)
         outputs = model(**given, return_dict=True)
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
