@@ -21,6 +21,7 @@ from hub_server import HubServer
 from pellucid import AutoModelForSequenceClassification, InputError, LoraConfig, PellucidError, UnknownArgumentError
 from pellucid.adapters.layers import LoraLayer, attach
 from pellucid.model import PreTrainedModel
+from token_cases import make_checkpoint
 
 CLASSIFIER = Case("bert", "ForSequenceClassification", 0)
 BODY = Case("bert", "Model", 0)
@@ -502,6 +503,49 @@ def test_an_adapter_on_the_hub(hub_server: HubServer, tmp_path: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained("user/adapter", local_files_only=True)
     close(answer(model), expected)
     assert not hub_server.requests
+
+
+def published_classifier(tmp_path: Path, base: str) -> tuple[Path, Path]:
+    """A body with its tokenizer, and an adapter for it with a head and a tokenizer of its own, in two folders."""
+    body, place = make_checkpoint(tmp_path / "base", "uncased", ""), tmp_path / "adapter"
+    head = {"classifier.weight": torch.randn(2, 32), "classifier.bias": torch.randn(2)}
+    tensors = {**queries(), **{f"base_model.model.{name}": tensor for name, tensor in head.items()}}
+    folder(place, tensors, base_model_name_or_path=base, task_type="SEQ_CLS", revision="main")
+    tokenizer = pellucid.AutoTokenizer.from_pretrained(body)
+    tokenizer.model_max_length = 17
+    tokenizer.save_pretrained(place)
+    return body, place
+
+
+@pytest.mark.parametrize("task", [None, "text-classification"])
+def test_a_pipeline_takes_head_and_tokenizer_from_the_adapter(
+    task: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base, place = published_classifier(tmp_path, str(tmp_path / "base"))
+    pipe = pellucid.pipeline(task, str(place))
+    assert pipe.task == "text-classification" and pipe.tokenizer.model_max_length == 17
+    head = load_file(place / "adapter_model.safetensors")["base_model.model.classifier.weight"]
+    assert torch.equal(pipe.model.classifier.weight, head)
+    assert not caplog.records and pipe.model.loading_report.clean
+    for path in place.glob("tokenizer*"):
+        path.unlink()
+    assert pellucid.pipeline(task, str(place)).tokenizer.model_max_length != 17  # that of the model it was made for
+    assert pellucid.pipeline(task, str(place), tokenizer=str(base))("the fox")
+    with pytest.raises(InputError, match="it has no classifier"):
+        pellucid.pipeline("text-classification", str(base))
+    with pytest.raises(PellucidError, match=r"got \[2.*wanted \[3.*; load the model with num_labels=2"):
+        pellucid.pipeline(task, str(place), model_kwargs={"num_labels": 3})
+
+
+def test_a_pipeline_of_an_adapter_on_the_hub(hub_server: HubServer, tmp_path: Path) -> None:
+    for source in published_classifier(tmp_path, "user/base"):
+        hub_server.add_repo(f"user/{source.name}", {path.name: path.read_bytes() for path in source.iterdir()})
+    pipe = pellucid.pipeline(model="user/adapter")
+    assert pipe.task == "text-classification" and pipe.tokenizer.model_max_length == 17
+    hub_server.add_repo("user/bare", {
+        path.name: path.read_bytes() for path in (tmp_path / "adapter").glob("adapter*")
+    })  # fmt: skip
+    assert pellucid.pipeline(model="user/bare")("the fox") == pipe("the fox")
 
 
 def test_half_precision(tmp_path: Path) -> None:

@@ -442,6 +442,8 @@ class PreTrainedModel(AdapterMixin, GenerationMixin):
             model, report = cls._from_files(config, files, dtype_of(dtype or torch_dtype), ignore_mismatched_sizes)
         if base is not None:
             model.load_adapter(adapter[0], **adapter[1])
+        if not report.clean:
+            logger.warning(report.verdict)
         if cls.can_generate():
             model._generation_file = None if gguf is not None else resolve("generation_config.json")
         if device_map is not None:
@@ -480,8 +482,6 @@ class PreTrainedModel(AdapterMixin, GenerationMixin):
         model.tie_weights()
         model.loading_report = report
         model.config.dtype = str(model.dtype).removeprefix("torch.")
-        if not report.clean:
-            logger.warning(report.verdict)
         return model.eval(), report
 
     # ------------------------------------------------------------------ to files

@@ -51,6 +51,15 @@ WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _CLASSIFIERS = ["classifier", "score"]
 PREFIX = "base_model.model."
 """What PEFT writes before the name of every tensor."""
+TASKS_OF_ADAPTERS = {
+    "SEQ_CLS": "text-classification",
+    "TOKEN_CLS": "token-classification",
+    "QUESTION_ANS": "question-answering",
+    "CAUSAL_LM": "text-generation",
+    "SEQ_2_SEQ_LM": "text2text-generation",
+    "FEATURE_EXTRACTION": "feature-extraction",
+}
+"""`task_type` of PEFT → task of a pipeline."""
 HEADS_OF_TASK = {"SEQ_CLS": _CLASSIFIERS, "TOKEN_CLS": _CLASSIFIERS, "QUESTION_ANS": ["qa_outputs"]}
 """What PEFT trains whole for a `task_type`, beside `modules_to_save`, and expects in the file."""
 _PART = re.compile(r"(.+)\.(lora_[AB]\.weight|lora_embedding_[AB])")
@@ -92,6 +101,7 @@ class AdapterMixin(nn.Module):
     name_or_path: str
     is_speed_form: bool
     num_parameters: Callable[..., int]
+    loading_report: checkpoint.LoadingReport | None
     _adapters: _Adapters | None = None
 
     # ------------------------------------------------------------------ adding and loading
@@ -200,6 +210,8 @@ class AdapterMixin(nn.Module):
             raise FileError(f"{peft_model_id}: no adapter weights found: looked for {', '.join(WEIGHT_FILES)}")
         read, report = self._fit(checkpoint.Checkpoint.open([weights]), config, str(peft_model_id))
         self._take_in(adapter_name, config, read)
+        if self.loading_report is not None:
+            self.loading_report.note_brought(read.versions)
         if not is_trainable:
             self.eval()
         if not report.clean:
@@ -221,7 +233,10 @@ class AdapterMixin(nn.Module):
                 parts.setdefault(part[1], {})["A" if "_A" in part[2] else "B"] = name
             elif part is None and (path := self._own_path(plain, parameters)) is not None:
                 like = parameters[path]
-                _check_shape(opened, name, tuple(like.shape), source, "; resize_token_embeddings() first, perhaps")
+                cure = "; resize_token_embeddings() first, perhaps"
+                if path.partition(".")[0] in _CLASSIFIERS:
+                    cure = f"; load the model with num_labels={opened.shapes[name][0]}"
+                _check_shape(opened, name, tuple(like.shape), source, cure)
                 read.versions[path] = nn.Parameter(opened.tensor(name).to(like.device, like.dtype))
             else:
                 report.unexpected_keys.append(name)
@@ -554,8 +569,7 @@ def base_of_adapter(
     Returns:
         Name or path of the model, and keywords for it.
     """
-    is_file = hub.is_local(name_or_path) and Path(name_or_path).expanduser().is_file()  # a model in one file
-    path = None if is_file else hub.resolve_file(name_or_path, CONFIG_FILE, required=False, **where)
+    path = _config_file(name_or_path, where)
     if path is None:
         return None
     if hub.is_local(name_or_path) and (path.parent / "config.json").is_file():
@@ -568,3 +582,19 @@ def base_of_adapter(
             "load the model yourself and call its load_adapter()"
         )
     return base, at_one_commit(base, {**where, "revision": revision, "subfolder": ""})
+
+
+def task_of_adapter(name_or_path: str | PathLike[str], where: Mapping[str, Any]) -> str | None:
+    """The task of pipelines that an adapter says it is for; `None` if it is no adapter, or says nothing.
+
+    Args:
+        name_or_path: a folder, or a name on the Hub.
+        where: keywords of `hub.resolve_file`.
+    """
+    path = _config_file(name_or_path, where)
+    return None if path is None else TASKS_OF_ADAPTERS.get(str(_read_config(path).get("task_type")))
+
+
+def _config_file(name_or_path: str | PathLike[str], where: Mapping[str, Any]) -> Path | None:
+    is_file = hub.is_local(name_or_path) and Path(name_or_path).expanduser().is_file()  # a model in one file
+    return None if is_file else hub.resolve_file(name_or_path, CONFIG_FILE, required=False, **where)

@@ -8,7 +8,7 @@ copied: a tensor's numbers are read from the file when they are first used.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -319,6 +319,12 @@ class LoadingReport:
         if self.unexpected_keys:
             parts.append(f"not used: {_listed(self.unexpected_keys)}")
         return "; ".join(parts)
+
+    def note_brought(self, names: Collection[str]) -> None:
+        """Tensors that another file has brought, such as an adapter's head: they are not missing any more."""
+        self.missing_keys = [name for name in self.missing_keys if name not in names]
+        self.mismatched_keys = [one for one in self.mismatched_keys if one[0] not in names]
+        self.to_initialize = [name for name in self.to_initialize if name not in names]
 
     def as_dict(self) -> dict[str, Any]:
         """The lists under the names that `output_loading_info=True` gives them."""

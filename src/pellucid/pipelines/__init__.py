@@ -258,6 +258,8 @@ def pipeline(
             model, where["revision"] = _default_of(kind, task), revision or default_revision(task) or "main"
         where = at_one_commit(model, where)
         loaded = kind.load_model(model, config=config, **where, **loader)
+        if "gguf_file" not in loader:
+            tokenizer, where = _beside_adapter(model, tokenizer, where)
         if device is None and device_map is None:
             device = _first_gpu()
     else:
@@ -266,6 +268,23 @@ def pipeline(
     source = loaded.name_or_path
     resolve = partial(hub.resolve_file, source, required=False, **where) if source else None
     return kind(loaded, _tokenizer_of(source, tokenizer, where), task=task, device=device, resolve=resolve, **options)
+
+
+def _beside_adapter(model: str | PathLike[str], tokenizer: Any, where: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The tokenizer of an adapter, which may have words of its own, and where the files of the adapter's model are.
+
+    Anything but an adapter, or one without a tokenizer, leaves what is given as it is.
+    """
+    from pellucid.adapters import base_of_adapter
+    from pellucid.tokenizer import AutoTokenizer
+
+    base = base_of_adapter(model, where)
+    if base is None:
+        return tokenizer, where
+    names = ("tokenizer.json", "tokenizer_config.json")
+    if tokenizer is None and any(hub.resolve_file(model, name, required=False, **where) for name in names):
+        tokenizer = AutoTokenizer.from_pretrained(model, **where)
+    return tokenizer, base[1]
 
 
 def _without_foreign(given: dict[str, Any]) -> dict[str, Any]:
@@ -308,12 +327,19 @@ def _tokenizer_of(source: str, tokenizer: Any, where: dict[str, Any]) -> PreTrai
 
 
 def _task_of(model: Any, config: Any, where: dict[str, Any]) -> str:
-    """The task that a model is for, by the name of its class or the class that its configuration names."""
+    """The task that a model is for: what an adapter says, or by the class that is there or that its settings name."""
+    from pellucid.adapters import base_of_adapter, task_of_adapter
+
     if model is None:
         raise InputError(f"pipeline: got neither a task nor a model, wanted at least one; tasks are {sorted(TASKS)}")
     if isinstance(model, str | PathLike):
-        if not isinstance(config, PretrainedConfig):
-            config = AutoConfig.from_pretrained(model if config is None else config, **where)
+        if (task := task_of_adapter(model, where)) is not None:
+            return task
+        if config is None:
+            base, place = base_of_adapter(model, where) or (model, where)
+            config = AutoConfig.from_pretrained(base, **place)
+        elif not isinstance(config, PretrainedConfig):
+            config = AutoConfig.from_pretrained(config, **where)
         names = config.architectures or []
         source = str(model)
     else:
