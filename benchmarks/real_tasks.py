@@ -164,7 +164,7 @@ class Squad(Task):
     name = "squad"
     head = "AutoModelForQuestionAnswering"
     settings = {"learning_rate": 2e-4, "warmup_steps": 0.06, "weight_decay": 0.01, "per_device_train_batch_size": 12}
-    compared = {"max_steps": 60}
+    compared = {"max_steps": 240}
     long = {"num_train_epochs": 2}
     window, overlap = 320, 96
 

@@ -93,7 +93,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=-1, help="stop after so many steps, for a trial")
     parser.add_argument("--tokens-per-batch", type=int, default=800)
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="the highest, after the warm-up")
-    parser.add_argument("--layerwise", type=float, help="factor on the rate from each layer to the one below it")
+    parser.add_argument(
+        "--layerwise", type=float, default=0.8, help="factor on the rate from each layer to the one below"
+    )
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--warmup", type=float, default=0.06, help="share of the steps")
     parser.add_argument("--clip", type=float, default=1.0, help="largest norm of the gradients")

@@ -14,7 +14,8 @@ import transformers
 
 import pellucid
 from pellucid import DataCollatorWithPadding, InputError, TrainerCallback, TrainingArguments
-from pellucid.training.evaluation import _joined, answer_rows, check_evaluations
+from pellucid.training.evaluation import Answers, _joined, answer_batches, check_evaluations
+from pellucid.training.loaders import EvalBatches
 from pellucid.training.masking import DataCollatorForLanguageModeling
 from pellucid.training.metrics import EvalPrediction, as_compute_metrics
 from pellucid.training.trainer import Trainer
@@ -53,6 +54,11 @@ def first(values: Any) -> Any:
     return values[0] if isinstance(values, tuple) else values
 
 
+def answer_rows(trainer: Any, rows: Any, returned: bool = True) -> Answers:
+    loss_only = not (returned or trainer.compute_metrics is not None)
+    return answer_batches(trainer, EvalBatches(trainer, rows, "rows"), None, loss_only, returned)
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "masked"])
 def test_packed_and_padded_give_the_same(kind: str, tmp_path: Path) -> None:
     found = []
@@ -65,7 +71,7 @@ def test_packed_and_padded_give_the_same(kind: str, tmp_path: Path) -> None:
 
         trainer = trainer_of(kind, tmp_path, metrics, packed=packed)
         answers = trainer.predict(data_of(kind))
-        alone = answer_rows(trainer_of(kind, tmp_path, packed=packed), data_of(kind), None, returned=False)
+        alone = answer_rows(trainer_of(kind, tmp_path, packed=packed), data_of(kind), returned=False)
         assert answers.metrics["test_rows"] == COUNT
         assert alone.loss == pytest.approx(answers.metrics["test_loss"], rel=1e-5)
         assert alone.predictions is None
@@ -85,7 +91,7 @@ def test_answers_and_loss_are_the_references(kind: str, tmp_path: Path) -> None:
     peer = transformers.Trainer(model_of(transformers, kind), given, data_collator=collator, eval_dataset=rows)
     wanted, own = peer.predict(rows), trainer_of(kind, tmp_path).predict(rows)
     assert own.metrics["test_loss"] == pytest.approx(wanted.metrics["test_loss"], rel=1e-5)
-    assert answer_rows(trainer_of(kind, tmp_path), rows, None, returned=False).loss == pytest.approx(
+    assert answer_rows(trainer_of(kind, tmp_path), rows, returned=False).loss == pytest.approx(
         peer.evaluate()["eval_loss"], rel=1e-5
     )
     np.testing.assert_array_equal(own.label_ids, wanted.label_ids)
@@ -118,7 +124,7 @@ def test_nothing_is_computed_for_padding(kind: str, tmp_path: Path) -> None:
             seen[0] += inputs[0].shape[:-1].numel()
 
         layers[0].register_forward_pre_hook(count)
-        answer_rows(trainer, rows, None, returned=returned)
+        answer_rows(trainer, rows, returned=returned)
         assert seen[0] == real
 
 
@@ -159,10 +165,10 @@ def test_only_the_librarys_own_code_sees_packed_rows(made: Any, smoothing: float
     trainer = trainer_of("words", tmp_path, None, made, label_smoothing_factor=smoothing)
     seen = []
     trainer.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append("packed" in kwargs), with_kwargs=True)
-    loss = answer_rows(trainer, data_of("words"), None, returned=False).loss
+    loss = answer_rows(trainer, data_of("words"), returned=False).loss
     assert set(seen) == {made is Trainer and not smoothing}
     padded = trainer_of("words", tmp_path, packed=False, label_smoothing_factor=smoothing)
-    assert loss == pytest.approx(answer_rows(padded, data_of("words"), None).loss, rel=1e-5)
+    assert loss == pytest.approx(answer_rows(padded, data_of("words")).loss, rel=1e-5)
 
 
 def test_metrics_that_are_fed_by_batch_see_rows_in_order_and_hold_nothing(tmp_path: Path) -> None:
@@ -180,7 +186,7 @@ def test_metrics_that_are_fed_by_batch_see_rows_in_order_and_hold_nothing(tmp_pa
 
     arrays: list[Any] = []
     trainer = trainer_of("texts", tmp_path, metrics, batch_eval_metrics=True)
-    made = answer_rows(trainer, rows, None, returned=False)
+    made = answer_rows(trainer, rows, returned=False)
     assert made.predictions is None
     assert made.figures == {"rows": COUNT}
     assert max(held) <= 1, "logits of earlier batches are still there"

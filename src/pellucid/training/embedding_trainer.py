@@ -26,7 +26,7 @@ from pellucid.training.arguments import TrainingArguments
 from pellucid.training.embedding_collator import DataCollatorForEmbeddings, DistinctOrder
 from pellucid.training.embedding_losses import CoSENTLoss
 from pellucid.training.embedding_model import EmbeddingModel, without_padding
-from pellucid.training.evaluation import Answers, named_metrics
+from pellucid.training.evaluation import EvalLoopOutput, named_metrics
 from pellucid.training.feed import Feed, RowFeed
 from pellucid.training.rows import IGNORED
 from pellucid.training.trainer import Metrics, Trainer
@@ -203,12 +203,12 @@ class EmbeddingTrainer(Trainer):
 
     # ------------------------------------------------------------------ evaluation
 
-    def _answer(self, dataset: Any, ignore: list[str] | None, prefix: str, name: str) -> tuple[Answers, Metrics]:
+    def _answer(self, dataset: Any, ignore: list[str] | None, prefix: str, name: str) -> tuple[EvalLoopOutput, Metrics]:
         """As in `Trainer`, with the figures of the evaluators; they need no data set."""
         several = self.eval_dataset if isinstance(self.eval_dataset, Mapping) else {}
         first = not several or prefix.endswith(f"_{next(iter(several))}")
         due = self.evaluators if name == "eval_dataset" and first else []
-        answers, metrics = Answers(), dict[str, float]()
+        answers, metrics = EvalLoopOutput(None, None, {}, 0), dict[str, float]()
         if dataset is not None or not due:
             answers, metrics = super()._answer(dataset, ignore, prefix, name)
         if due:

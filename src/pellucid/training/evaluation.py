@@ -8,9 +8,9 @@ else they are padded, because answers are, and the model packs what it is given 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pellucid.errors import InputError
 from pellucid.training.argument_tables import IntervalStrategy
-from pellucid.training.batches import check_labels, collate, in_memory, kept_columns, on_device, read_row
-from pellucid.training.collators import Collator, DataCollatorForSeq2Seq
+from pellucid.training.batches import check_labels, in_memory, kept_columns, on_device
+from pellucid.training.collators import Collator
+from pellucid.training.loaders import EvalBatches, own_batches
 from pellucid.training.metrics import EvalPrediction
-from pellucid.training.rows import IGNORED
 
 if TYPE_CHECKING:
     from pellucid.training.trainer import Trainer
@@ -29,11 +29,29 @@ if TYPE_CHECKING:
 FILL = -100
 
 
+class PredictionOutput(NamedTuple):
+    """What `predict` gives: arrays of answers and of labels `[rows, …]`, and figures."""
+
+    predictions: Any
+    label_ids: Any
+    metrics: dict[str, float]
+
+
+class EvalLoopOutput(NamedTuple):
+    """What `evaluation_loop` gives: arrays of answers and of labels `[rows, …]`, figures, and how many rows."""
+
+    predictions: Any
+    label_ids: Any
+    metrics: dict[str, float]
+    num_samples: int
+
+
 @dataclass
 class Answers:
     """What came out.
 
     Attributes:
+        rows: that were answered.
         loss: mean over rows, where there are labels.
         predictions: arrays `[rows, …]`, one or several in a tuple.
         labels: the same for what is right.
@@ -41,6 +59,7 @@ class Answers:
         extras: `inputs` and `losses` of each batch, where they were asked for.
     """
 
+    rows: int = 0
     loss: float | None = None
     predictions: Any = None
     labels: Any = None
@@ -59,45 +78,44 @@ class _Kept:
     rows: list[int] = field(default_factory=list)
 
 
-def answer_rows(trainer: Trainer, dataset: Any, ignore_keys: list[str] | None, returned: bool = True) -> Answers:
-    """Run a trainer's model over a data set, in the order of its rows; each process answers every so many batches.
+def answer_batches(
+    trainer: Trainer, loader: Any, ignore_keys: list[str] | None, loss_only: bool, returned: bool = True
+) -> Answers:
+    """Run a trainer's model over batches, in their order; each process answers every so many.
 
     Args:
-        trainer: says how a batch is made and answered.
-        dataset: the rows.
+        trainer: says how a batch is answered.
+        loader: the batches, `EvalBatches` or a loader of the user's own that says how many they are.
         ignore_keys: parts of the model's answer that are left out.
-        returned: whether the answers themselves are wanted. Else none are kept that no metric needs: without metrics
-            there is only the loss, and metrics that are fed batch by batch have seen a batch when it is over.
+        loss_only: nothing else is wanted.
+        returned: whether answers are kept that metrics, which are fed batch by batch, have seen already.
     """
-    args, model = trainer.args, trainer.model
-    kept = kept_columns(model, args.label_names) if args.remove_unused_columns else None
-    loss_only = args.prediction_loss_only or not (returned or trainer.compute_metrics is not None)
+    args, model, together = trainer.args, trainer.model, trainer.processes
     by_batch = args.batch_eval_metrics and trainer.compute_metrics is not None
-    made, found, size, count = Answers(), _Kept(), args.eval_batch_size, len(dataset)
-    starts, together = range(0, count, size), trainer.processes
-    trainer.callback_handler.eval_dataloader = range(0, len(starts), together.count)  # so many batches in this process
+    made, found, count = Answers(), _Kept(), len(loader)
+    turns = range(0, count, together.count)  # so many batches in this process
+    trainer.callback_handler.eval_dataloader = turns
     with _in_sixteen_bits(trainer):
-        for turn in trainer.callback_handler.eval_dataloader:
-            start = starts[min(turn + together.index, len(starts) - 1)]  # those that have none left repeat the last one
-            numbers = range(start, min(start + size, count))
-            rows = [read_row(dataset, number, kept) for number in numbers]
-            batch = on_device(_batch(trainer, rows, numbers, loss_only), args.device)
+        packed = args.packed and loss_only and _takes_packed(trainer)
+        for turn, (given, size) in zip(turns, own_batches(loader, together, packed), strict=True):
+            batch = on_device(given, args.device)
             loss, logits, labels = trainer.prediction_step(model, batch, loss_only, ignore_keys)
             if logits is not None and trainer.preprocess_logits_for_metrics is not None:
                 logits = trainer.preprocess_logits_for_metrics(logits, labels)
             trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
-            given = batch["input_ids"] if "inputs" in args.include_for_metrics and not loss_only else None
-            mine = (_arrays(logits), _arrays(labels), _arrays(given), _arrays(loss))
-            for number, one in enumerate(together.gather_all(mine)[: len(starts) - turn], turn):
-                answers, right, read, mean = one
+            read = batch["input_ids"] if "inputs" in args.include_for_metrics and not loss_only else None
+            mine = (_arrays(logits), _arrays(labels), _arrays(read), _arrays(loss), size)
+            for number, one in enumerate(together.gather_all(mine)[: count - turn], turn):
+                answers, right, inputs, mean, rows = one
+                made.rows += rows
                 if mean is not None:
                     found.losses.append(float(mean[0]))
-                    found.rows.append(min(size, count - starts[number]))
+                    found.rows.append(rows)
                 if by_batch and answers is not None and right is not None:
                     assert trainer.compute_metrics is not None
                     losses = np.array(found.losses[-1:]) if "loss" in args.include_for_metrics else None
-                    pair = EvalPrediction(answers, right, read, losses)
-                    made.figures = trainer.compute_metrics(pair, compute_result=number == len(starts) - 1)
+                    pair = EvalPrediction(answers, right, inputs, losses)
+                    made.figures = trainer.compute_metrics(pair, compute_result=number == count - 1)
                 if by_batch and not returned:
                     continue
                 for kept_ones, part in zip((found.predictions, found.labels, found.inputs), one[:3], strict=True):
@@ -123,18 +141,6 @@ def _put_together(trainer: Trainer, made: Answers, found: _Kept) -> None:
         made.extras["losses"] = np.array(found.losses)
 
 
-def _batch(trainer: Trainer, rows: list[Any], numbers: Sequence[int], loss_only: bool) -> dict[str, Any]:
-    """The batch of some rows, packed where nobody looks at anything but its loss."""
-    args, collator = trainer.args, trainer.data_collator
-    if args.packed and loss_only and _takes_packed(trainer):
-        return collate(collator, rows, 0, numbers, packed=True)
-    made = collate(collator, rows, 0, numbers, packed=False)
-    batch = {name: value for name, value in made.items() if value is not None}  # rows may have no labels
-    if isinstance(collator, DataCollatorForSeq2Seq):
-        _hide_padding(batch)
-    return batch
-
-
 def check_evaluations(trainer: Trainer) -> None:
     """Refuse, before anything is trained, evaluations during the run that could not end.
 
@@ -149,12 +155,16 @@ def check_evaluations(trainer: Trainer) -> None:
     from pellucid.training.trainer import Trainer
 
     args, given, kind = trainer.args, trainer.eval_dataset, type(trainer)
-    usual = kind.evaluate in (Trainer.evaluate, Seq2SeqTrainer.evaluate) and kind._answer is Trainer._answer
+    usual = kind.evaluate in (Trainer.evaluate, Seq2SeqTrainer.evaluate) and all(
+        getattr(kind, name) is getattr(Trainer, name) for name in ("_answer", "evaluation_loop", "get_eval_dataloader")
+    )
     if args.eval_strategy == IntervalStrategy.NO or not usual:
         return
     kept = kept_columns(trainer.model, args.label_names) if args.remove_unused_columns else None
     for name, rows in (given if isinstance(given, Mapping) else {None: given}).items():
         what = "eval_dataset" if name is None else f"eval_dataset: {name}"
+        if isinstance(rows, Iterable) and not hasattr(rows, "__len__"):
+            continue  # they are read when they are wanted
         if rows is None or not hasattr(rows, "__len__") or len(rows) == 0:
             came = "none" if rows is None else "no rows"
             raise InputError(
@@ -163,8 +173,7 @@ def check_evaluations(trainer: Trainer) -> None:
             )
         check_labels(rows, trainer.model, kept, what)
         if isinstance(trainer.data_collator, Collator) and in_memory(rows):
-            numbers = range(min(len(rows), args.eval_batch_size))
-            _batch(trainer, [read_row(rows, number, kept) for number in numbers], numbers, False)
+            EvalBatches(trainer, rows, what).batch(0)
     _check_metrics(trainer)
 
 
@@ -206,15 +215,6 @@ def _takes_packed(trainer: Trainer) -> bool:
         Seq2SeqTrainer.prediction_step,
     )
     return own and trainer.compute_loss_func is None and not trainer.args.label_smoothing_factor
-
-
-def _hide_padding(batch: dict[str, Any]) -> None:
-    """Tell an encoder-decoder's decoder which of its tokens stand behind the last label, so that it skips them."""
-    if not {"labels", "decoder_input_ids"} <= batch.keys() or "decoder_attention_mask" in batch:
-        return
-    counted = (batch["labels"] != IGNORED).flip(1).cumsum(1).flip(1) > 0  # [B, L]: there is a label here or behind
-    counted[:, 0] = True  # a decoder reads something
-    batch["decoder_attention_mask"] = counted.long()
 
 
 class _in_sixteen_bits:  # noqa: N801  (read as a word)

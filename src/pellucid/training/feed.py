@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pellucid.errors import InputError
@@ -55,21 +55,60 @@ class Feed(ABC):
         dataset: the rows.
     """
 
-    reads_ahead: bool
+    reads_ahead = False
     """Whether a step can be made beside the one before: nothing in it draws from the common random numbers."""
+    packed = False
+    """Whether batches are laid out without padding."""
 
     def __init__(self, trainer: Trainer, dataset: Any) -> None:
         self.dataset, self.args, self.together = dataset, trainer.args, trainer.processes
         self.collator, self.shifted = trainer.data_collator, is_shifted(trainer.model)
-        self.kept = kept_columns(trainer.model, self.args.label_names) if self.args.remove_unused_columns else None
-        own_loss = type(trainer).compute_loss.__module__.startswith("pellucid.") and trainer.compute_loss_func is None
-        self.packed = self.args.packed and own_loss and not self.args.label_smoothing_factor  # others read padded rows
         self.each = self.args.gradient_accumulation_steps * self.together.count
-        self.reads_ahead = in_memory(dataset) and isinstance(self.collator, Collator)
 
     @abstractmethod
+    def batches_in(self, epoch: int) -> int | None:
+        """How many batches an epoch has; `None` where that shows only when the rows end."""
+
     def steps_in(self, epoch: int) -> int | None:
-        """How many steps an epoch has; `None` where that shows only when the rows end."""
+        """How many steps an epoch has; `None` as above."""
+        batches = self.batches_in(epoch)
+        return None if batches is None else math.ceil(batches / self.each)
+
+    @abstractmethod
+    def steps(self, epoch: int, seen: int, step: int) -> Iterator[Step]:
+        """The steps of an epoch that are left.
+
+        Args:
+            epoch: from 0.
+            seen: rows that earlier steps of the epoch have taken, in all processes.
+            step: number of the next step of the run, which collators draw by.
+        """
+
+    def _mine(self, batches: int, made: Callable[[int], Portion]) -> list[Portion]:
+        """The batches of this process out of those of a step.
+
+        All processes have the same number of them: what the last step of an epoch may lack is a batch that does not
+        count.
+
+        Args:
+            batches: how many the step has.
+            made: gives the batch of a number.
+        """
+        numbers = range(self.together.index, batches, self.together.count)
+        found = [made(number) for number in numbers]
+        if len(found) < math.ceil(batches / self.together.count):
+            found.append(made(0)._replace(items=0, tokens=0))
+        return found
+
+
+class GatheredFeed(Feed):
+    """Steps whose batches are put together here, of rows."""
+
+    def __init__(self, trainer: Trainer, dataset: Any) -> None:
+        super().__init__(trainer, dataset)
+        self.kept = kept_columns(trainer.model, self.args.label_names) if self.args.remove_unused_columns else None
+        self.packed = self.args.packed and reads_packed(trainer)
+        self.reads_ahead = in_memory(dataset) and isinstance(self.collator, Collator)
 
     @abstractmethod
     def batches(self, epoch: int, seen: int) -> Iterator[list[Any]]:
@@ -80,28 +119,15 @@ class Feed(ABC):
         """The row that something stands for."""
 
     def steps(self, epoch: int, seen: int, step: int) -> Iterator[Step]:
-        """The steps of an epoch that are left.
-
-        Args:
-            epoch: from 0.
-            seen: rows that earlier steps of the epoch have taken, in all processes.
-            step: number of the next step of the run, which collators draw by.
-        """
+        """As in `Feed`; the order of rows follows from seed and epoch, and what collators draw from the step."""
         batches = self.batches(epoch, seen)
         while chunk := list(islice(batches, self.each)):
             yield self._portions(chunk, step), sum(map(len, chunk))
             step += 1
 
     def _portions(self, chunk: list[list[Any]], step: int) -> list[Portion]:
-        """The batches of this process out of those of a step; all processes have the same number of them."""
-        count, found, start = self.together.count, [], 0
-        for number, places in enumerate(chunk):
-            if number % count == self.together.index:
-                found.append(self._portion(places, step, start))
-            start += len(places)
-        while len(found) < math.ceil(len(chunk) / count):  # the last step of an epoch may lack some
-            found.append(self._portion(chunk[0][:1], step, 0)._replace(items=0, tokens=0))
-        return found
+        starts = list(accumulate(map(len, chunk), initial=0))
+        return self._mine(len(chunk), lambda number: self._portion(chunk[number], step, starts[number]))
 
     def _portion(self, places: list[Any], step: int, start: int) -> Portion:
         rows = [keep(self.read(place), self.kept) for place in places]
@@ -111,11 +137,19 @@ class Feed(ABC):
         return Portion(batch, count_items(batch, self.shifted), tokens_in(batch))
 
 
+def reads_packed(trainer: Trainer) -> bool:
+    """Whether a step can read packed rows: no code of a user works out its loss, nor a loss that wants padding."""
+    own = all(
+        getattr(type(trainer), name).__module__.startswith("pellucid.") for name in ("compute_loss", "training_step")
+    )
+    return own and trainer.compute_loss_func is None and not trainer.args.label_smoothing_factor
+
+
 def _length(row: Any) -> int:
     return len(row["input_ids"]) if isinstance(row, Mapping) and hasattr(row.get("input_ids"), "__len__") else 0
 
 
-class RowFeed(Feed):
+class RowFeed(GatheredFeed):
     """Of rows that have numbers.
 
     Raises:
@@ -137,11 +171,11 @@ class RowFeed(Feed):
         self.order, self._varies = order, True
         self._counted.clear()
 
-    def steps_in(self, epoch: int) -> int:
+    def batches_in(self, epoch: int) -> int:
         """Token budgets cut each epoch a little differently; batches of a number of rows are always as many."""
         key = epoch if self._varies else 0
         if key not in self._counted:
-            self._counted[key] = math.ceil(len(self.order.batches(epoch)) / self.each)
+            self._counted[key] = len(self.order.batches(epoch))
         return self._counted[key]
 
     def batches(self, epoch: int, seen: int) -> Iterator[list[int]]:
@@ -153,7 +187,7 @@ class RowFeed(Feed):
         return self.dataset[place]
 
 
-class StreamFeed(Feed):
+class StreamFeed(GatheredFeed):
     """Of rows that come one after another, no one knows how many; every process reads all and keeps its own."""
 
     def __init__(self, trainer: Trainer, dataset: Any) -> None:
@@ -169,7 +203,7 @@ class StreamFeed(Feed):
                 "another; leave it out"
             )
 
-    def steps_in(self, epoch: int) -> None:
+    def batches_in(self, epoch: int) -> None:
         """Nobody knows."""
 
     def batches(self, epoch: int, seen: int) -> Iterator[list[Any]]:
@@ -212,7 +246,8 @@ def feed_of(trainer: Trainer, dataset: Any) -> Feed:
     )
 
 
-def planned_steps(feed: RowFeed, epochs: float) -> int:
-    """Steps of some epochs, of which the last may be a part."""
+def planned_steps(feed: Feed, epochs: float) -> int:
+    """Steps of some epochs, of which the last may be a part; the feed knows how many an epoch has."""
     last = math.ceil(epochs) - 1
-    return sum(feed.steps_in(epoch) for epoch in range(last)) + math.ceil((epochs - last) * feed.steps_in(last))
+    each = [feed.steps_in(epoch) or 0 for epoch in range(last + 1)]
+    return sum(each[:-1]) + math.ceil((epochs - last) * each[-1])

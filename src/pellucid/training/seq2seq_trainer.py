@@ -13,8 +13,8 @@ from pellucid.generation.config import GenerationConfig
 from pellucid.generation.generate import MODEL_INPUTS
 from pellucid.model import PreTrainedModel
 from pellucid.training.arguments import Seq2SeqTrainingArguments
-from pellucid.training.evaluation import FILL
-from pellucid.training.trainer import Metrics, PredictionOutput, Trainer, TrainOutput
+from pellucid.training.evaluation import FILL, PredictionOutput
+from pellucid.training.trainer import Metrics, Trainer, TrainOutput
 from pellucid.writer import TOOLS
 
 

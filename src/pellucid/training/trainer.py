@@ -9,6 +9,7 @@ log) is in a checkpoint, so a run that goes on from one ends as if it had never 
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -30,21 +31,28 @@ from pellucid.training import checkpoints
 from pellucid.training.argument_checks import BY_METRIC, apply_to_torch
 from pellucid.training.argument_tables import SaveStrategy
 from pellucid.training.arguments import TrainingArguments
-from pellucid.training.batches import is_shifted, on_device
+from pellucid.training.batches import is_shifted
 from pellucid.training.callbacks import CallbackHandler, DefaultFlowCallback, TrainerCallback
 from pellucid.training.collators import DataCollatorForSeq2Seq, DataCollatorWithPadding, DefaultDataCollator
 from pellucid.training.draws import Drawing
-from pellucid.training.evaluation import Answers, answer_rows, check_evaluations, named_metrics, speed
-from pellucid.training.feed import Feed, Portion, RowFeed, feed_of, planned_steps
+from pellucid.training.evaluation import (
+    EvalLoopOutput,
+    PredictionOutput,
+    answer_batches,
+    check_evaluations,
+    named_metrics,
+    speed,
+)
+from pellucid.training.feed import Feed, Portion, planned_steps
+from pellucid.training.hooks import HookMixin
 from pellucid.training.interrupts import Interrupts
+from pellucid.training.loaders import LoaderFeed, TrainBatches, with_length
 from pellucid.training.logs import PrinterCallback, ProgressCallback, reporting_callbacks
 from pellucid.training.losses import check_written_inputs, smoothed_loss
 from pellucid.training.metrics import EvalPrediction
-from pellucid.training.optimizers import create_optimizer
 from pellucid.training.processes import Processes
 from pellucid.training.reports import ReportMixin
 from pellucid.training.resuming import Progress, fill, load_weights, resume
-from pellucid.training.schedules import get_scheduler
 from pellucid.training.sharing import check_optimizer, share, syncing, whole, whole_number
 from pellucid.training.state import STATE_FILE, TrainerControl, TrainerState
 from pellucid.training.stream_ahead import read_ahead
@@ -55,6 +63,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pellucid")
 
 Metrics = dict[str, float]
+PREDICTION = "Prediction"
+"""What `evaluation_loop` is told by `predict`."""
 
 
 class TrainOutput(NamedTuple):
@@ -65,15 +75,7 @@ class TrainOutput(NamedTuple):
     metrics: Metrics
 
 
-class PredictionOutput(NamedTuple):
-    """What `predict` gives: arrays of answers and of labels `[rows, …]`, and figures."""
-
-    predictions: Any
-    label_ids: Any
-    metrics: Metrics
-
-
-class Trainer(ReportMixin):
+class Trainer(HookMixin, ReportMixin):
     """Trains, evaluates and saves a model.
 
     Args:
@@ -171,9 +173,10 @@ class Trainer(ReportMixin):
         """
         if self.model_init is not None:
             set_seed(self.args.seed, deterministic=self.args.full_determinism)
-            self.model = self.callback_handler.model = self.model_init()
+            self.model = self.callback_handler.model = self.call_model_init()
             self.optimizer = None
-        feed = feed_of(self, self.train_dataset)
+        loader = self.callback_handler.train_dataloader = self.get_train_dataloader()
+        feed = loader.feed if isinstance(loader, TrainBatches) else LoaderFeed(self, loader)
         check_evaluations(self)
         max_steps, epochs = self._length(feed)
         folder = Path(str(self.args.output_dir))
@@ -212,24 +215,17 @@ class Trainer(ReportMixin):
 
     def _length(self, feed: Feed) -> tuple[int, int]:
         """How many steps a run has, and how many epochs these are begun in."""
-        if not isinstance(feed, RowFeed):
+        if feed.steps_in(0) is None:
             return self.args.max_steps, 1
         if self.args.max_steps > 0:
-            return self.args.max_steps, math.ceil(self.args.max_steps / feed.steps_in(0))
+            return self.args.max_steps, math.ceil(self.args.max_steps / (feed.steps_in(0) or 1))
         return planned_steps(feed, self.args.num_train_epochs), math.ceil(self.args.num_train_epochs)
 
     def _make_optimizer(self, max_steps: int) -> None:
-        if self.optimizer is None:
-            self.optimizer = create_optimizer(self.model, self.args)
-        check_optimizer(self.optimizer, self.args, self.processes)
         if self._makes_schedule:
-            self.lr_scheduler = get_scheduler(
-                self.args.lr_scheduler_type,
-                self.optimizer,
-                self.args.get_warmup_steps(max_steps),
-                max_steps,
-                self.args.lr_scheduler_kwargs,  # type: ignore[arg-type]  # a text was read when it was given
-            )
+            self.lr_scheduler = None
+        self.create_optimizer_and_scheduler(max_steps)
+        check_optimizer(self.optimizer, self.args, self.processes)
         self.callback_handler.optimizer, self.callback_handler.lr_scheduler = self.optimizer, self.lr_scheduler
 
     def _epochs(self, feed: Feed, ignore: list[str] | None, source: Path | None) -> None:
@@ -240,7 +236,7 @@ class Trainer(ReportMixin):
                 return
             self._event("on_epoch_begin")
             done.epoch, done.epoch_is_open = epoch, True
-            length = feed.steps_in(epoch) or self.state.max_steps
+            batches = feed.batches_in(epoch) or self.state.max_steps * feed.each
             if source is not None:
                 checkpoints.read_random_state(source, self.processes.index)
                 source = None
@@ -248,7 +244,7 @@ class Trainer(ReportMixin):
             for portions, rows in read_ahead(steps, rows=1) if feed.reads_ahead else steps:
                 done.epoch_rows, done.epoch_steps, left = done.epoch_rows + rows, done.epoch_steps + 1, left - 1
                 self._rows_seen += rows
-                self._step(portions, epoch + done.epoch_steps / length)
+                self._step(portions, epoch + min(1, done.epoch_steps * feed.each / batches))
                 self._log_evaluate_save(ignore)
                 if self.control.should_epoch_stop or self.control.should_training_stop:
                     break
@@ -271,13 +267,9 @@ class Trainer(ReportMixin):
             raise InputError(f"loss: no label counts in step {step}; look for rows without labels")
         loss_sum = torch.zeros((), device=self.args.device)
         for number, (batch, items, _) in enumerate(portions, 1):
-            inputs = on_device(batch, self.args.device)
+            self._share = items / max(total, 1)
             with syncing(self.model_wrapped, number == len(portions)):
-                with self.autocast():
-                    loss = self.compute_loss(self.model_wrapped, inputs, num_items_in_batch=int(total))
-                loss = loss * (items / max(total, 1))
-                (loss * self.processes.count).backward()  # processes take the mean of their gradients
-            loss_sum += loss.detach()
+                loss_sum += self.training_step(self.model_wrapped, batch, max(items, 1))
             if number < len(portions):
                 self._event("on_substep_end")
         loss_number, tokens, ending = self.processes.sum(
@@ -308,6 +300,30 @@ class Trainer(ReportMixin):
         self.state.epoch = epoch
         self._event("on_step_end")
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: int | None = None) -> Tensor:
+        """Add the gradients of a batch to those that are there. To be overridden, for example to change the inputs.
+
+        Args:
+            model: that learns.
+            inputs: the batch; packed, unless a subclass overrides this or `compute_loss`.
+            num_items_in_batch: labels that count in it.
+
+        Returns:
+            What the batch adds to the loss of the step, `[]`.
+        """
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            mean: Tensor = self.compute_loss(model, inputs, **self._counted(num_items_in_batch))
+        loss = mean * self._share
+        torch.autograd.backward(loss * self.processes.count)  # processes take the mean of their gradients
+        return loss.detach()
+
+    def _counted(self, items: int | None) -> dict[str, Any]:
+        """`num_items_in_batch`, for a `compute_loss` that takes it; older scripts have none that does."""
+        taken = inspect.signature(self.compute_loss).parameters
+        takes_all = any(one.kind is one.VAR_KEYWORD for one in taken.values())
+        return {"num_items_in_batch": items} if takes_all or "num_items_in_batch" in taken else {}
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Computing in bfloat16, where the settings say so."""
         if not self.args.bf16:
@@ -323,7 +339,14 @@ class Trainer(ReportMixin):
     ) -> Any:
         """The loss of a batch, the mean over its labels that count; with `return_outputs` the model's answer too.
 
-        To be overridden by trainers with a loss of their own.
+        To be overridden by trainers with a loss of their own, which is to be the mean over the batch; a step weights
+        its batches by what counts in them.
+
+        Args:
+            model: that answers.
+            inputs: the batch.
+            return_outputs: whether the answer is wanted too.
+            num_items_in_batch: labels that count in it.
 
         Raises:
             InputError: the model gives no loss, because the batch holds no labels; or its decoder, which does not see
@@ -491,15 +514,37 @@ class Trainer(ReportMixin):
         """Answers, labels and figures for a data set; arguments as in `evaluate`."""
         answers, metrics = self._answer(test_dataset, ignore_keys, metric_key_prefix, "test_dataset")
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
-        return PredictionOutput(answers.predictions, answers.labels, metrics)
+        return PredictionOutput(answers.predictions, answers.label_ids, metrics)
 
-    def _answer(self, dataset: Any, ignore: list[str] | None, prefix: str, name: str) -> tuple[Answers, Metrics]:
-        if dataset is None or not hasattr(dataset, "__len__") or len(dataset) == 0:
-            raise InputError(f"{name}: got {'none' if dataset is None else 'no rows'}, wanted rows to answer")
-        begun, training = perf_counter(), self.model.training
+    def _answer(self, dataset: Any, ignore: list[str] | None, prefix: str, name: str) -> tuple[EvalLoopOutput, Metrics]:
+        begun, tested = perf_counter(), name == "test_dataset"
+        loader = with_length(self.get_test_dataloader(dataset) if tested else self.get_eval_dataloader(dataset))
+        loss_only = True if self.compute_metrics is None and not tested else None
+        done = self.evaluation_loop(loader, PREDICTION if tested else "Evaluation", loss_only, ignore, prefix)
+        return done, done.metrics | speed(prefix, perf_counter() - begun, done.num_samples, len(loader))
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Answers to batches, and figures of them; `evaluate` and `predict` are this with what is around.
+
+        Args:
+            dataloader: batches, as from `get_eval_dataloader`.
+            description: what for; answers that metrics were fed with batch by batch are kept for `"Prediction"` alone.
+            prediction_loss_only: whether nothing but the loss is wanted; default as in the settings.
+            ignore_keys: parts of the model's answer that are left out.
+            metric_key_prefix: what names of figures begin with.
+        """
+        loss_only = self.args.prediction_loss_only if prediction_loss_only is None else prediction_loss_only
+        loader, training = with_length(dataloader), self.model.training
         self.model.to(self.args.device).eval()
         try:
-            answers = answer_rows(self, dataset, ignore, returned=name == "test_dataset")
+            answers = answer_batches(self, loader, ignore_keys, loss_only, returned=description == PREDICTION)
         finally:
             self.model.train(training)
         figures: Metrics = {} if answers.loss is None else {"loss": answers.loss}
@@ -507,8 +552,8 @@ class Trainer(ReportMixin):
             figures |= answers.figures
         elif self.compute_metrics is not None and answers.labels is not None and answers.predictions is not None:
             figures |= self.compute_metrics(EvalPrediction(answers.predictions, answers.labels, **answers.extras))
-        batches = math.ceil(len(dataset) / self.args.eval_batch_size)
-        return answers, named_metrics(figures, prefix) | speed(prefix, perf_counter() - begun, len(dataset), batches)
+        metrics = named_metrics(figures, metric_key_prefix)
+        return EvalLoopOutput(answers.predictions, answers.labels, metrics, answers.rows)
 
     def prediction_step(
         self, model: PreTrainedModel, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None
