@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 tests/run_together.py FOLDER SETTINGS [FOLDER SETTINGS …]
 
-SETTINGS is a JSON object: settings of a run, and beside them `stream` (rows come one after another), `dropout`,
-`resume`, and `stop` (the run ends in the middle of its work after this step).
+SETTINGS is a JSON object: settings of a run, and beside them `stream` (rows come one after another), `loader` (batches
+come from a subclass), `dropout`, `resume`, and `stop` (the run ends in the middle of its work after this step).
 """
 
 from __future__ import annotations
@@ -53,6 +53,15 @@ class Stream:
         return iter(self.rows)
 
 
+class Loaded(Trainer):
+    """Trains on batches of its own."""
+
+    def get_train_dataloader(self) -> Any:
+        torch.manual_seed(0)
+        size, rows = self.args.per_device_train_batch_size, self.train_dataset
+        return [self.data_collator(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
 def main(folder: Path, given: dict[str, Any]) -> None:
     drawn = random.Random(0)
     rows = [{"input_ids": [drawn.randrange(5, 50) for _ in range(drawn.randint(4, 12))]} for _ in range(22)]
@@ -66,6 +75,7 @@ def main(folder: Path, given: dict[str, Any]) -> None:
     config = BertConfig(vocab_size=50, **SIZES, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     model = BertForMaskedLM(config)
     stop, resume = given.pop("stop", 0), given.pop("resume", None)
+    kind = Loaded if given.pop("loader", False) else Trainer
     dataset: Any = Stream(rows) if given.pop("stream", False) else rows
     settings = TrainingArguments(
         str(folder), logging_steps=1, disable_tqdm=True, report_to="none", use_cpu=True, learning_rate=1e-2,
@@ -73,7 +83,7 @@ def main(folder: Path, given: dict[str, Any]) -> None:
         **given,
     )  # fmt: skip
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.4)
-    trainer = Trainer(model, settings, collator, dataset, rows[:9], tokenizer, callbacks=[Stop(stop)] if stop else [])
+    trainer = kind(model, settings, collator, dataset, rows[:9], tokenizer, callbacks=[Stop(stop)] if stop else [])
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(folder / "finished")
     figures = trainer.evaluate()

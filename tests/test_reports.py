@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from hub_server import HubServer
 from pellucid import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
-from pellucid.errors import HubError
+from pellucid.errors import HubError, UnknownArgumentError
 
 ROWS = [{"input_ids": [5 + number, 6, 7], "label": number % 2} for number in range(8)]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
@@ -42,10 +43,33 @@ def test_figures_become_tables_and_files(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads((tmp_path / "train_results.json").read_text()) == {"loss": 0.5}
     assert json.loads((tmp_path / "all_results.json").read_text()) == {"loss": 0.5, "eval_loss": 0.25}
     made.evaluate()
-    made.create_model_card(task="text-classification", dataset="eight rows")
+    made.create_model_card(tasks="text-classification", dataset="eight rows")
     card = (tmp_path / "README.md").read_text()
     assert "eight rows" in card
     assert "pipeline_tag: text-classification" in card
+
+
+def test_a_card_says_what_scripts_tell_it(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    made.create_model_card(
+        language="en", license="mit", tags=["reviews"], model_name="Judge: two", finetuned_from="user/base",
+        tasks=["text-classification", "fill-mask"], dataset_tags="nyu-mll/glue", dataset="GLUE SST2",
+        dataset_args=["sst2"],
+    )  # fmt: skip
+    front, _, text = (tmp_path / "README.md").read_text().removeprefix("---\n").partition("---\n")
+    said = yaml.safe_load(front)
+    assert (said["license"], said["language"], said["datasets"]) == ("mit", ["en"], ["nyu-mll/glue"])
+    assert "reviews" in said["tags"] and said["base_model"] == "user/base"
+    assert said["pipeline_tag"] == "text-classification" and said["model-index"][0]["name"] == "Judge: two"
+    assert "# Judge: two" in text and "GLUE SST2 (sst2)" in text
+
+
+def test_a_script_uploads_with_facts_for_the_card(server: HubServer, tmp_path: Path) -> None:
+    made = trainer(tmp_path / "mine", hub_model_id="user/mine", hub_token=server.token)
+    made.push_to_hub("Done", finetuned_from="user/base", tasks="text-classification", private=True)
+    assert server.repos["user/mine"].private and b"base_model: user/base" in server.files("user/mine")["README.md"]
+    with pytest.raises(UnknownArgumentError, match=r"finetuned_form.*did you mean 'finetuned_from'"):
+        made.push_to_hub(finetuned_form="user/base")
 
 
 MODEL = {"config.json", "model.safetensors", "training_args.json"}

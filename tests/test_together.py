@@ -72,6 +72,14 @@ def test_two_processes_have_the_curve_of_one(tmp_path: Path) -> None:
             torch.testing.assert_close(tensor, wanted[name], rtol=1e-3, atol=1e-5)
 
 
+def test_two_processes_share_the_batches_of_a_loader(tmp_path: Path) -> None:
+    gathered = {"loader": True, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    train(1, [(tmp_path / "one", gathered)])
+    train(2, [(tmp_path / "two", {"loader": True, "per_device_train_batch_size": 2})])
+    assert len(curve(tmp_path / "one")) == 18
+    assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), rel=1e-4)
+
+
 @pytest.mark.parametrize("divided", [{}, {"fsdp": True}, {"stream": True}], ids=["same", "divided", "stream"])
 def test_a_run_goes_on_to_the_bit_and_with_another_number_of_processes(divided: dict[str, Any], tmp_path: Path) -> None:
     given = {"save_strategy": "steps", "save_steps": 2, **divided}

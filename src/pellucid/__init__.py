@@ -16,6 +16,11 @@ _HOMES = {
     "auto": """AutoConfig AutoModel AutoModelForCausalLM AutoModelForMaskedLM AutoModelForMultipleChoice
         AutoModelForNextSentencePrediction AutoModelForPreTraining AutoModelForQuestionAnswering AutoModelForSeq2SeqLM
         AutoModelForSequenceClassification AutoModelForTextEncoding AutoModelForTokenClassification""",
+    "auto_mappings": """CONFIG_MAPPING MODEL_FOR_CAUSAL_LM_MAPPING MODEL_FOR_MASKED_LM_MAPPING
+        MODEL_FOR_MULTIPLE_CHOICE_MAPPING MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING MODEL_FOR_PRETRAINING_MAPPING
+        MODEL_FOR_QUESTION_ANSWERING_MAPPING MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING MODEL_FOR_TEXT_ENCODING_MAPPING MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+        MODEL_MAPPING""",
     "cache": "Cache DynamicCache EncoderDecoderCache StaticCache",
     "config": "PretrainedConfig PreTrainedConfig",
     "tokenizer.chat_tools": "tool_call_schema",
@@ -65,7 +70,7 @@ _HOMES = {
     "pipelines.text_scoring": "TextScoringPipeline",
     "pipelines.token_classification": "TokenClassificationPipeline",
     "pipelines.zero_shot_classification": "ZeroShotClassificationPipeline",
-    "seed": "set_seed",
+    "seed": "enable_full_determinism set_seed",
     "tokenizer": "AddedToken AutoTokenizer PreTrainedTokenizer PreTrainedTokenizerBase PreTrainedTokenizerFast",
     "tokenizer.bert": "BertTokenizer BertTokenizerFast DistilBertTokenizer DistilBertTokenizerFast",
     "tokenizer.byt5": "ByT5Tokenizer",
@@ -83,6 +88,7 @@ _HOMES = {
     "tokenizer.word_pieces": "ElectraTokenizer ElectraTokenizerFast MPNetTokenizer MPNetTokenizerFast",
     "training.adafactor": "Adafactor",
     "training.argument_tables": "HubStrategy IntervalStrategy SaveStrategy",
+    "training.argument_parser": "HfArgumentParser",
     "training.arguments": "Seq2SeqTrainingArguments TrainingArguments",
     "training.callbacks": "CallbackHandler DefaultFlowCallback EarlyStoppingCallback TrainerCallback",
     "training.collators": """DataCollator DataCollatorForMultipleChoice DataCollatorForSeq2Seq
@@ -118,6 +124,7 @@ _HOMES = {
     "training.state": "ExportableState TrainerControl TrainerState",
     "training.streams": "RowStream blocks_of interleave_rows load_rows read_ahead",
     "training.trainer": "Trainer",
+    "utils": "logging",
 }
 """Module → the public names that live in it. Names of architectures are found by looking into `models/`."""
 

@@ -16,6 +16,18 @@ from pellucid.auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
 from pellucid.auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
 from pellucid.auto import AutoModelForTextEncoding as AutoModelForTextEncoding
 from pellucid.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
+from pellucid.auto_mappings import CONFIG_MAPPING as CONFIG_MAPPING
+from pellucid.auto_mappings import MODEL_FOR_CAUSAL_LM_MAPPING as MODEL_FOR_CAUSAL_LM_MAPPING
+from pellucid.auto_mappings import MODEL_FOR_MASKED_LM_MAPPING as MODEL_FOR_MASKED_LM_MAPPING
+from pellucid.auto_mappings import MODEL_FOR_MULTIPLE_CHOICE_MAPPING as MODEL_FOR_MULTIPLE_CHOICE_MAPPING
+from pellucid.auto_mappings import MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING as MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING
+from pellucid.auto_mappings import MODEL_FOR_PRETRAINING_MAPPING as MODEL_FOR_PRETRAINING_MAPPING
+from pellucid.auto_mappings import MODEL_FOR_QUESTION_ANSWERING_MAPPING as MODEL_FOR_QUESTION_ANSWERING_MAPPING
+from pellucid.auto_mappings import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+from pellucid.auto_mappings import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+from pellucid.auto_mappings import MODEL_FOR_TEXT_ENCODING_MAPPING as MODEL_FOR_TEXT_ENCODING_MAPPING
+from pellucid.auto_mappings import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING as MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
+from pellucid.auto_mappings import MODEL_MAPPING as MODEL_MAPPING
 from pellucid.cache import Cache as Cache
 from pellucid.cache import DynamicCache as DynamicCache
 from pellucid.cache import EncoderDecoderCache as EncoderDecoderCache
@@ -349,6 +361,7 @@ from pellucid.pipelines.text_generation import TextGenerationPipeline as TextGen
 from pellucid.pipelines.text_scoring import TextScoringPipeline as TextScoringPipeline
 from pellucid.pipelines.token_classification import TokenClassificationPipeline as TokenClassificationPipeline
 from pellucid.pipelines.zero_shot_classification import ZeroShotClassificationPipeline as ZeroShotClassificationPipeline
+from pellucid.seed import enable_full_determinism as enable_full_determinism
 from pellucid.seed import set_seed as set_seed
 from pellucid.tokenizer import AddedToken as AddedToken
 from pellucid.tokenizer import AutoTokenizer as AutoTokenizer
@@ -405,6 +418,7 @@ from pellucid.tokenizer.word_pieces import ElectraTokenizerFast as ElectraTokeni
 from pellucid.tokenizer.word_pieces import MPNetTokenizer as MPNetTokenizer
 from pellucid.tokenizer.word_pieces import MPNetTokenizerFast as MPNetTokenizerFast
 from pellucid.training.adafactor import Adafactor as Adafactor
+from pellucid.training.argument_parser import HfArgumentParser as HfArgumentParser
 from pellucid.training.argument_tables import HubStrategy as HubStrategy
 from pellucid.training.argument_tables import IntervalStrategy as IntervalStrategy
 from pellucid.training.argument_tables import SaveStrategy as SaveStrategy
@@ -492,3 +506,4 @@ from pellucid.training.streams import interleave_rows as interleave_rows
 from pellucid.training.streams import load_rows as load_rows
 from pellucid.training.streams import read_ahead as read_ahead
 from pellucid.training.trainer import Trainer as Trainer
+from pellucid.utils import logging as logging

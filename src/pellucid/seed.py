@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 from pellucid.errors import InputError, strict
@@ -28,3 +29,19 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
     torch.manual_seed(seed)
     if deterministic:
         torch.use_deterministic_algorithms(True)
+
+
+@strict
+def enable_full_determinism(seed: int, warn_only: bool = False) -> None:
+    """As `set_seed(seed, deterministic=True)`, and the libraries of GPUs too do everything in the same order.
+
+    Args:
+        seed: a whole number from 0.
+        warn_only: warn where an operation has no form that gives the same bits, in place of an error.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when a GPU is first used
+    set_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    torch.backends.cudnn.benchmark = False

@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.cli import terminal
 from pellucid.cli.arguments import Parser, UsageError, one_of
-from pellucid.cli.training_options import (
-    add_training_options,
-    in_option_names,
-    said_settings,
-    spelt,
-    training_options_help,
-    value_of,
-)
+from pellucid.cli.training_options import add_training_options, in_option_names, said_settings, training_options_help
 from pellucid.errors import PellucidError
+from pellucid.training.argument_words import spelt, value_of
 
 if TYPE_CHECKING:
     from pellucid.training.pretraining import Pretraining

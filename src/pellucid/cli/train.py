@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pellucid.cli import terminal
 from pellucid.cli.arguments import Parser, UsageError, add_model
-from pellucid.cli.training_options import add_training_options, training_options_help, value_of
+from pellucid.cli.training_options import add_training_options, training_options_help
 from pellucid.errors import PellucidError, did_you_mean
 from pellucid.files import read_json, read_text
+from pellucid.training.argument_words import value_of
 
 if TYPE_CHECKING:
     from pellucid.adapters import LoraConfig

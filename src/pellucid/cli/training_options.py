@@ -10,26 +10,29 @@ class, where it stands below its field.
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
-import json
 import re
 import textwrap
-import types
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
-from itertools import pairwise
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pellucid.cli.arguments import Parser, UsageError
-from pellucid.config_values import mismatch
 from pellucid.errors import ConfigError, InputError, UnknownArgumentError
 from pellucid.training.argument_tables import FIXED, GONE, RENAMED, SWITCHES
+from pellucid.training.argument_words import (
+    base_of,
+    is_list,
+    meanings,
+    older_names,
+    options_of,
+    spelt,
+    value_of,
+    without_none,
+)
 from pellucid.training.arguments import Seq2SeqTrainingArguments, TrainingArguments
 
-SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 OWN_WORDS = ("debug",)
 """Fields whose name is an option of every command."""
 RIVALS = ("tokens_per_batch", "per_device_train_batch_size")
@@ -46,18 +49,11 @@ def add_training_options(parser: Parser, kind: type[TrainingArguments] = Trainin
         parser: of the command, which has no options of these names yet.
         kind: class of the settings.
     """
-    anything = bool | int | float | str | None
-    hints: dict[str, Any] = {
-        **kind.fields(),
-        **{old: kind.fields()[new] for old, new in RENAMED.items()},
-        **dict.fromkeys(SWITCHES, bool),
-        **dict.fromkeys(GONE, anything),
-    }
-    for name, hint in hints.items():
+    for name, hint in {**kind.fields(), **older_names(kind)}.items():
         if name in OWN_WORDS:
             continue
         settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-        switch = {"nargs": "?", "const": True} if bool in _options(hint) else {}
+        switch = {"nargs": "?", "const": True} if bool in options_of(hint) else {}
         parser.add_argument(*spelt(name), type=partial(value_of, hint=hint), **switch, **settings)
         if hint is bool and name not in FIXED:
             parser.add_argument(*spelt(f"no_{name}"), action="store_const", const=False, **settings)
@@ -127,7 +123,7 @@ def in_option_names(names: Collection[str] = ()) -> Iterator[None]:
 
 def training_options_help(kind: type[TrainingArguments] = TrainingArguments) -> str:
     """The part of a help page that lists the settings; those that mean nothing here are left out."""
-    meanings = _meanings(kind)
+    told = meanings(kind)
     lines = ["Training settings, with the names of TrainingArguments (dashes or underscores)"]
     defaults = kind()
     for name, hint in kind.fields().items():
@@ -136,7 +132,7 @@ def training_options_help(kind: type[TrainingArguments] = TrainingArguments) -> 
         option = f"  --{'[no-]' if hint is bool else ''}{name.replace('_', '-')} {_shown(hint)}".rstrip()
         value = getattr(defaults, name)
         default = "" if value in (None, "", [], {}) else f"(default: {_plain(value)})"
-        text = " ".join(filter(None, (meanings.get(name, ""), default)))
+        text = " ".join(filter(None, (told.get(name, ""), default)))
         first, *rest = textwrap.wrap(text, WIDTH - INDENT) or [""]
         if len(option) < INDENT - 1:
             lines.append(f"{option:<{INDENT}}{first}".rstrip())
@@ -146,100 +142,12 @@ def training_options_help(kind: type[TrainingArguments] = TrainingArguments) -> 
     return "\n".join(lines)
 
 
-# ---------------------------------------------------------------------- one value
-
-
-def value_of(text: str, hint: Any) -> Any:
-    """What a word of the command line says under an annotation; where nothing fits, the class will say what is wrong.
-
-    Args:
-        text: the word.
-        hint: annotation of the field. Lists are words with commas, or JSON.
-    """
-    kinds, nearest = _options(hint), None
-    for kind in kinds:
-        if get_origin(kind) is list and str in kinds and "," not in text and not text.startswith("["):
-            continue  # one word is a text where both can be
-        value = _as(text, kind)
-        if value is not _NOTHING and mismatch(value, kind) is None:
-            return value
-        nearest = value if nearest is None and value is not _NOTHING else nearest
-    return text if nearest is None else nearest
-
-
-class _Nothing:
-    """Stands for a word that says nothing of the kind that was looked for."""
-
-
-_NOTHING = _Nothing()
-
-
-def _as(text: str, kind: Any) -> Any:
-    """The word as a value of one kind."""
-    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if base is bool:
-        return SWITCH.get(text.lower(), _NOTHING)
-    if base is types.NoneType:
-        return None if text.lower() in ("none", "null") else _NOTHING
-    if base in (int, float):
-        with suppress(ValueError):
-            return int(text) if base is int or text.lstrip("+-").isdecimal() else float(text)
-        return _NOTHING
-    if get_origin(base) is Literal:
-        choices = [choice for choice in get_args(base) if str(choice).lower() == text.lower()]
-        return choices[0] if choices else _NOTHING
-    if get_origin(base) is list:
-        return _read_json(text, list) if text.startswith("[") else [word for word in text.split(",") if word]
-    if base is dict or get_origin(base) is dict:
-        return _read_json(text, dict)
-    return text
-
-
-def _read_json(text: str, kind: type) -> Any:
-    with suppress(ValueError):
-        value = json.loads(text)
-        if isinstance(value, kind):
-            return value
-    return _NOTHING
-
-
-def _options(hint: Any) -> list[Any]:
-    """The kinds that an annotation allows, in the order in which a word is tried: a text is what nothing else is."""
-    options = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
-    if str not in options:
-        return options
-    named = any(get_origin(option) is dict for option in options)  # else "none" is a word like others
-    others = [option for option in options if option is not str and (named or option is not types.NoneType)]
-    return [*others, str]
-
-
-def spelt(name: str) -> list[str]:
-    """The option of a name, with dashes and with underscores."""
-    return list(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
-
-
 # ---------------------------------------------------------------------- the help page
-
-
-def _meanings(kind: type[TrainingArguments]) -> dict[str, str]:
-    """The text below each field of a class and of those that it is made from; nothing where there is no source."""
-    found: dict[str, str] = {}
-    for owner in reversed(kind.__mro__[:-1]):
-        with suppress(OSError):
-            (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-            for part, after in pairwise(getattr(body, "body", [])):
-                if not isinstance(part, ast.AnnAssign) or not isinstance(after, ast.Expr):
-                    continue
-                if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
-                    text = " ".join(after.value.value.split()).replace("`", "")
-                    found[ast.unparse(part.target)] = text
-    return found
 
 
 def _shown(hint: Any) -> str:
     """What stands for a value."""
-    options = [option for option in _options(hint) if option is not types.NoneType]
-    bases = [get_args(option)[0] if get_origin(option) is Annotated else option for option in options]
+    bases = [base_of(kind) for kind in without_none(hint)]
     for base in bases:
         if isinstance(base, type) and issubclass(base, StrEnum):
             return "|".join(member.value for member in base) if len(base) < 5 else "NAME"
@@ -248,7 +156,7 @@ def _shown(hint: Any) -> str:
     if bases == [bool]:
         return ""
     words = {int: "N", float: "X", str: "TEXT", bool: "yes|no"}
-    return words.get(bases[0], "WORDS" if get_origin(bases[0]) is list else "JSON")
+    return words.get(bases[0], "WORDS" if is_list(bases[0]) else "JSON")
 
 
 def _plain(value: Any) -> str:

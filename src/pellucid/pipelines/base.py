@@ -33,6 +33,7 @@ from pellucid.pipelines.preprocess import LengthRule, Text, encode, read_text, r
 from pellucid.pipelines.rows import Rows, open_rows
 from pellucid.pipelines.steps import Described, Explained, Steps
 from pellucid.seq2seq import EncoderDecoderHead
+from pellucid.utils.logging import is_progress_bar_enabled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -510,7 +511,8 @@ def _progress_bar(wanted: bool | None, total: int | None) -> Iterator[Callable[[
 
     Within this, what is to be called with the numbers of rows and tokens that are done.
     """
-    if wanted is False or (wanted is None and (total == 1 or not sys.stderr.isatty())):
+    unseen = total == 1 or not sys.stderr.isatty() or not is_progress_bar_enabled()
+    if wanted is False or (wanted is None and unseen):
         yield None
         return
     from tqdm import tqdm

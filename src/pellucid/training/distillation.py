@@ -179,10 +179,16 @@ class DistillationTrainer(Seq2SeqTrainer):
         return ask(teacher, inputs, bool(self.hidden_weight))
 
     def prediction_step(
-        self, model: PreTrainedModel, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
     ) -> tuple[Tensor | None, Any, Any]:
         """As in `Seq2SeqTrainer`; the teacher is not asked."""
-        return super().prediction_step(model, self._for_student(inputs), prediction_loss_only, ignore_keys)
+        mine = self._for_student(inputs)
+        return super().prediction_step(model, mine, prediction_loss_only, ignore_keys, **gen_kwargs)
 
     def _for_student(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch without what is there for the teacher alone."""

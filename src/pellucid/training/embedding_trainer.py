@@ -188,7 +188,11 @@ class EmbeddingTrainer(Trainer):
         return (loss, torch.stack(vectors, dim=1)) if return_outputs else loss
 
     def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
         """Loss, vectors `[B, columns, D]` and labels of a batch, without gradients; no loss where it lacks labels."""
         labels = inputs.get("labels")

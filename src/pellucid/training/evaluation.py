@@ -104,13 +104,13 @@ def answer_batches(
                 logits = trainer.preprocess_logits_for_metrics(logits, labels)
             trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
             read = batch["input_ids"] if "inputs" in args.include_for_metrics and not loss_only else None
-            mine = (_arrays(logits), _arrays(labels), _arrays(read), _arrays(loss), size)
+            mine = (_arrays(logits), _arrays(labels), _arrays(read), _arrays(loss), np.array([size]))
             for number, one in enumerate(together.gather_all(mine)[: count - turn], turn):
-                answers, right, inputs, mean, rows = one
-                made.rows += rows
+                answers, right, inputs, mean, (rows,) = one
+                made.rows += int(rows)
                 if mean is not None:
                     found.losses.append(float(mean[0]))
-                    found.rows.append(rows)
+                    found.rows.append(int(rows))
                 if by_batch and answers is not None and right is not None:
                     assert trainer.compute_metrics is not None
                     losses = np.array(found.losses[-1:]) if "loss" in args.include_for_metrics else None

@@ -23,6 +23,7 @@ from pellucid.training.schedules import get_scheduler
 if TYPE_CHECKING:
     from pellucid.model import PreTrainedModel
     from pellucid.training.arguments import TrainingArguments
+    from pellucid.training.callbacks import CallbackHandler, TrainerCallback
     from pellucid.training.processes import Processes
 
 NEVER_CALLED = {
@@ -57,6 +58,7 @@ class HookMixin:
     eval_dataset: Any
     optimizer: Any
     lr_scheduler: Any
+    callback_handler: CallbackHandler
     autocast: Callable[[], AbstractContextManager[Any]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -184,3 +186,20 @@ class HookMixin:
         if self.model_init is None:
             raise InputError("model_init: got none, wanted a function that makes a model")
         return self.model_init()
+
+    # ------------------------------------------------------------------ callbacks
+
+    @strict
+    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """Add a callback, or one of a class."""
+        self.callback_handler.add_callback(callback)
+
+    @strict
+    def pop_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> TrainerCallback | None:
+        """Take away a callback, or the first of a class, and return it."""
+        return self.callback_handler.pop_callback(callback)
+
+    @strict
+    def remove_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
+        """Take away a callback, or the first of a class."""
+        self.callback_handler.remove_callback(callback)

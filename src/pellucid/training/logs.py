@@ -15,6 +15,7 @@ from pellucid.errors import FileError, InputError, did_you_mean, require, strict
 from pellucid.files import atomic_write
 from pellucid.training.callbacks import Answer, TrainerCallback
 from pellucid.training.state import TrainerControl, TrainerState, as_json
+from pellucid.utils.logging import is_progress_bar_enabled
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -72,7 +73,10 @@ class ProgressCallback(TrainerCallback):
         if state.is_world_process_zero:
             from tqdm.auto import tqdm
 
-            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, dynamic_ncols=True)
+            self.training_bar = tqdm(
+                total=state.max_steps, initial=state.global_step, dynamic_ncols=True,
+                disable=not is_progress_bar_enabled(),
+            )  # fmt: skip
             self._shown, self._begun = {}, (time.monotonic(), state.num_input_tokens_seen)
         return None
 
@@ -99,8 +103,9 @@ class ProgressCallback(TrainerCallback):
                 from tqdm.auto import tqdm
 
                 self.prediction_bar = tqdm(
-                    total=len(batches), leave=self.training_bar is None, dynamic_ncols=True, desc="evaluation"
-                )
+                    total=len(batches), leave=self.training_bar is None, dynamic_ncols=True, desc="evaluation",
+                    disable=not is_progress_bar_enabled(),
+                )  # fmt: skip
             self.prediction_bar.update(1)
         return None
 

@@ -18,6 +18,7 @@ import math
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ PIPELINE_TAGS = frozenset({
     "zero-shot-classification",
 })  # fmt: skip
 """Tasks that have the same name on the Hub."""
+TAGS_OF_ALL = ("transformers", "safetensors", "generated_from_trainer")
+"""What every model that a trainer wrote is found by on the Hub."""
 TAGS = {"rerank": "text-ranking", "text-scoring": "text-generation"}
 """Those that have another one there."""
 CALLS = {
@@ -80,6 +83,25 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
 
 
+@dataclass(frozen=True)
+class CardFacts:
+    """What only a person knows of a model.
+
+    Attributes:
+        title: its name; default: that of the folder.
+        languages: codes such as `"en"`.
+        license: a name that the Hub knows, such as `"mit"`.
+        tags: further ones.
+        datasets: names on the Hub of what it was trained on.
+    """
+
+    title: str | None = None
+    languages: Sequence[str] = ()
+    license: str | None = None
+    tags: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+
+
 @strict
 def write_model_card(
     folder: StrPath,
@@ -92,6 +114,7 @@ def write_model_card(
     log_history: Sequence[Mapping[str, Any]],
     model: PreTrainedModel,
     overwrite: bool = False,
+    facts: CardFacts | None = None,
 ) -> bool:
     """Write `README.md` in the folder of a trained model, and in it a link to `training.html` where that exists.
 
@@ -105,6 +128,7 @@ def write_model_card(
         log_history: entries of the log, as `TrainerState` keeps them.
         model: the trained model.
         overwrite: replace a card that a person has written or changed.
+        facts: what only a person knows.
 
     Returns:
         Whether it was written; otherwise a warning says why not.
@@ -117,9 +141,11 @@ def write_model_card(
         logger.warning("%s: somebody has written or changed it, so it stays as it is; remove it for a new one", target)
         return False
     told = {name.removeprefix("eval_"): value for name, value in figures.items() if _is_told(name)}
+    facts = facts or CardFacts()
+    title = facts.title or _name(target.parent)
     parts = [
-        *_front_matter(target.parent, task, base_model, data, told),
-        *_about(target.parent, task, base_model, model),
+        *_front_matter(title, facts, task, base_model, data, told),
+        *_about(title, task, base_model, model),
         *_figures(data, told),
         *_use(target.parent, task, model),
         *_training(target.parent, data, settings, log_history),
@@ -155,24 +181,35 @@ def _is_told(name: str) -> bool:
 
 
 def _front_matter(
-    folder: Path, task: str | None, base_model: str | None, data: Mapping[str, str], figures: Mapping[str, float]
+    title: str,
+    facts: CardFacts,
+    task: str | None,
+    base_model: str | None,
+    data: Mapping[str, str],
+    figures: Mapping[str, float],
 ) -> Iterator[str]:
     """What the Hub reads: YAML, of which everything that others named is quoted."""
     tag = _tag(task)
     yield "---"
     yield "library_name: pellucid"
+    if facts.license is not None:
+        yield f"license: {_yaml(facts.license)}"
+    for name, values in (("language", facts.languages), ("datasets", facts.datasets)):
+        if values:
+            yield f"{name}:"
+            yield from (f"- {_yaml(value)}" for value in values)
     if tag is not None:
         yield f"pipeline_tag: {tag}"
     if base_model is not None and _is_on_the_hub(base_model):
         yield f"base_model: {_yaml(base_model)}"
     yield "tags:"
-    yield from (f"- {_yaml(name)}" for name in ("transformers", "safetensors", "generated_from_trainer"))
+    yield from (f"- {_yaml(name)}" for name in (*TAGS_OF_ALL, *facts.tags))
     known = {name: value for name, value in figures.items() if math.isfinite(value)}
     if known:
         yield "metrics:"
         yield from (f"- {_yaml(name)}" for name in known)
     yield "model-index:"
-    yield f"- name: {_yaml(_name(folder))}"
+    yield f"- name: {_yaml(title)}"
     if not known or tag is None:  # the Hub wants a task and a number for each result
         yield "  results: []"
     else:
@@ -227,9 +264,9 @@ def _number(value: float) -> str:
 # ---------------------------------------------------------------------- what is read by people
 
 
-def _about(folder: Path, task: str | None, base_model: str | None, model: PreTrainedModel) -> Iterator[str]:
+def _about(title: str, task: str | None, base_model: str | None, model: PreTrainedModel) -> Iterator[str]:
     config = model.config
-    yield f"# {_md(_name(folder))}\n"
+    yield f"# {_md(title)}\n"
     kind = f"`{type(model).__name__}`, an architecture of the type `{config.model_type}`"
     if base_model is None:
         made = "trained from random weights"

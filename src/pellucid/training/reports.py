@@ -16,7 +16,7 @@ from pellucid.errors import HubError, InputError, strict
 from pellucid.files import write_json
 from pellucid.training.argument_tables import HubStrategy
 from pellucid.training.checkpoints import MANIFEST
-from pellucid.training.model_card import write_model_card
+from pellucid.training.model_card import CardFacts, write_model_card
 
 if TYPE_CHECKING:
     from pellucid.model import PreTrainedModel
@@ -87,23 +87,44 @@ class ReportMixin:
             write_json(path, before | dict(metrics))
 
     @strict
-    def create_model_card(self, *, task: str | None = None, dataset: str | None = None) -> None:
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
         """Write `README.md` into `output_dir`: what the model is, its figures, and how it was trained.
 
         Args:
-            task: the pipeline's task that the model is for.
-            dataset: what it was trained on, in a few words.
+            language: code of the texts' language, such as `"en"`.
+            license: a name that the Hub knows, such as `"mit"`.
+            tags: further ones for the Hub.
+            model_name: heading of the card; default: the name of the folder.
+            finetuned_from: what the model was made from; default: where it was loaded from.
+            tasks: the pipeline's task that the model is for; of several the first.
+            dataset_tags: names on the Hub of what it was trained on.
+            dataset: the same in words.
+            dataset_args: parts of these data sets, such as `"sst2"`.
         """
         if not self.processes.is_first:
             return
         last = {name: value for entry in self.state.log_history for name, value in entry.items()}
         figures = {name.removeprefix("eval_"): value for name, value in last.items() if name.startswith("eval_")}
         timings = ("runtime", "per_second")
+        named, parts = _several(dataset) or _several(dataset_tags), _several(dataset_args)
+        data = {"train": " ".join([", ".join(named), *([f"({', '.join(parts)})"] if parts else [])])} if named else {}
         write_model_card(
-            Path(str(self.args.output_dir)), task=task, base_model=self.model.name_or_path or None,
-            data={} if dataset is None else {"train": dataset},
+            Path(str(self.args.output_dir)), task=next(iter(_several(tasks)), None),
+            base_model=finetuned_from or self.model.name_or_path or None, data=data,
             figures={name: value for name, value in figures.items() if not name.endswith(timings)},
             settings=self.args, log_history=self.state.log_history, model=self.model,
+            facts=CardFacts(model_name, _several(language), license, _several(tags), _several(dataset_tags)),
         )  # fmt: skip
 
     # ------------------------------------------------------------------ the Hub
@@ -113,14 +134,23 @@ class ReportMixin:
 
     @strict
     def push_to_hub(
-        self, commit_message: str = "End of training", *, token: str | None = None, revision: str | None = None
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card: Any,
     ) -> str:
         """Save the model and its card into `output_dir`, and upload these.
 
         Args:
             commit_message: first line of the commit.
+            blocking: accepted for compatibility; an upload is always waited for.
             token: default: `hub_token`, else the stored one.
             revision: the branch; default: `hub_revision`.
+            private: whether a repository that is made is private; default: `hub_private_repo`.
+            card: arguments of `create_model_card`.
 
         Returns:
             The address of the commit; empty in processes that are not the first.
@@ -129,12 +159,19 @@ class ReportMixin:
             HubError: the upload was refused or broke off; what was saved stays.
         """
         self.save_model()  # type: ignore[attr-defined]  # of the trainer
-        self.create_model_card()
+        self.create_model_card(**card)
         with self.processes.in_agreement():
-            return self._upload(Path(str(self.args.output_dir)), commit_message, token, revision, {})
+            message = commit_message or "End of training"
+            return self._upload(Path(str(self.args.output_dir)), message, token, revision, {}, private)
 
     def _upload(
-        self, folder: Path, message: str, token: str | None, revision: str | None, beside: Mapping[str, Path]
+        self,
+        folder: Path,
+        message: str,
+        token: str | None,
+        revision: str | None,
+        beside: Mapping[str, Path],
+        private: bool | None = None,
     ) -> str:
         """Upload a folder's files for users of the model, and whole folders `beside` them under names of their own."""
         if not self.processes.is_first:
@@ -147,7 +184,8 @@ class ReportMixin:
             for name, source in beside.items():
                 shutil.copytree(source, target / name, copy_function=os.link)
             return hub.push_folder(
-                self._repository(), target, commit_message=message, private=self.args.hub_private_repo,
+                self._repository(), target, commit_message=message,
+                private=self.args.hub_private_repo if private is None else private,
                 token=token or self.args.hub_token, revision=revision or self.args.hub_revision,
             )  # fmt: skip
 
@@ -162,3 +200,8 @@ class ReportMixin:
             self._upload(checkpoint, f"Training in progress, step {self.state.global_step}", None, None, beside)
         except (HubError, InputError) as error:
             logger.warning("push_to_hub: step %d: %s; training goes on", self.state.global_step, error)
+
+
+def _several(value: str | list[str] | None) -> list[str]:
+    """One or several texts as a list."""
+    return [value] if isinstance(value, str) else list(value or ())

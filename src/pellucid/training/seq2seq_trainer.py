@@ -97,9 +97,17 @@ class Seq2SeqTrainer(Trainer):
         return next((token for token in padding if self._writes() and token is not None), FILL)
 
     def prediction_step(
-        self, model: PreTrainedModel, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **gen_kwargs: Any,
     ) -> tuple[Tensor | None, Any, Any]:
-        """Loss, written texts and labels of a batch; without `predict_with_generate` as in `Trainer`."""
+        """Loss, written texts and labels of a batch; without `predict_with_generate` as in `Trainer`.
+
+        `gen_kwargs` are settings of `generate`.
+        """
         if prediction_loss_only or not self._writes():
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         labels = inputs.get("labels")
@@ -109,7 +117,7 @@ class Seq2SeqTrainer(Trainer):
         if begun is not None and (labels is None or labels.shape != begun.shape):  # not made from the labels
             read["decoder_input_ids"] = begun
         with torch.no_grad(), self.autocast():
-            written: Tensor = model.generate(**read, **self._settings)
+            written: Tensor = model.generate(**read, **{**self._settings, **gen_kwargs})
         return loss, written, labels
 
 

@@ -32,7 +32,7 @@ from pellucid.training.argument_checks import BY_METRIC, apply_to_torch
 from pellucid.training.argument_tables import SaveStrategy
 from pellucid.training.arguments import TrainingArguments
 from pellucid.training.batches import is_shifted
-from pellucid.training.callbacks import CallbackHandler, DefaultFlowCallback, TrainerCallback
+from pellucid.training.callbacks import CallbackHandler, DefaultFlowCallback
 from pellucid.training.collators import DataCollatorForSeq2Seq, DataCollatorWithPadding, DefaultDataCollator
 from pellucid.training.draws import Drawing
 from pellucid.training.evaluation import (
@@ -396,8 +396,8 @@ class Trainer(HookMixin, ReportMixin):
             self._event("on_save")
 
     @strict
-    def log(self, logs: dict[str, float]) -> None:
-        """Make an entry in the log: `logs`, the epoch and the step."""
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Make an entry in the log: `logs`, the epoch and the step. `start_time` is accepted for compatibility."""
         entry = {**logs, "epoch": self.state.epoch, "step": self.state.global_step}
         self.state.log_history.append(entry)
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, dict(entry))
@@ -439,8 +439,13 @@ class Trainer(HookMixin, ReportMixin):
             checkpoints.remove_old(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     @strict
-    def save_model(self, output_dir: str | Path | None = None) -> None:
-        """Write the model, its tokenizer and the settings into a folder that `from_pretrained` and `pipeline` load."""
+    def save_model(self, output_dir: str | Path | None = None, _internal_call: bool = False) -> None:
+        """Write the model, its tokenizer and the settings into a folder that `from_pretrained` and `pipeline` load.
+
+        Args:
+            output_dir: the folder; default: that of the settings.
+            _internal_call: accepted for compatibility, since subclasses hand it on.
+        """
         folder = Path(str(self.args.output_dir)) if output_dir is None else Path(output_dir)
         with self.processes.in_agreement(), whole(self.model, self.processes) as plain:
             if plain is not None:
@@ -556,7 +561,11 @@ class Trainer(HookMixin, ReportMixin):
         return EvalLoopOutput(answers.predictions, answers.labels, metrics, answers.rows)
 
     def prediction_step(
-        self, model: PreTrainedModel, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None
+        self,
+        model: PreTrainedModel,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
         """Loss, logits and labels of a batch, without gradients; to be overridden by trainers of other kinds."""
         has_labels = any(name in inputs for name in ("labels", "start_positions", "next_sentence_label"))
@@ -576,21 +585,6 @@ class Trainer(HookMixin, ReportMixin):
 
     def _event(self, name: str) -> None:
         self.control = self.callback_handler.call_event(name, self.args, self.state, self.control)
-
-    @strict
-    def add_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
-        """Add a callback, or one of a class."""
-        self.callback_handler.add_callback(callback)
-
-    @strict
-    def pop_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> TrainerCallback | None:
-        """Take away a callback, or the first of a class, and return it."""
-        return self.callback_handler.pop_callback(callback)
-
-    @strict
-    def remove_callback(self, callback: TrainerCallback | type[TrainerCallback]) -> None:
-        """Take away a callback, or the first of a class."""
-        self.callback_handler.remove_callback(callback)
 
 
 def _alone(values: tuple[Any, ...]) -> Any:
