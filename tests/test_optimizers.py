@@ -178,6 +178,24 @@ def test_adafactor_refuses_what_excludes_each_other() -> None:
         Adafactor(model.parameters()).step()
 
 
+def test_adafactor_scales_by_the_parameter_when_it_is_told(tmp_path: Path) -> None:
+    given = TrainingArguments(
+        str(tmp_path), optim="adafactor", optim_args="scale_parameter=true,beta1=0.9", learning_rate=0.02
+    )
+    plain = TrainingArguments(str(tmp_path), optim="adafactor", learning_rate=0.02)
+    models = [Small() for _ in range(3)]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    by_hand = Adafactor(models[0].parameters(), lr=0.02, relative_step=False, scale_parameter=True, beta1=0.9)
+    for model, optimizer in zip(
+        models, (by_hand, create_optimizer(models[1], given), create_optimizer(models[2], plain)), strict=True
+    ):
+        train(model, optimizer, range(3))
+    first, told, other = (model.state_dict() for model in models)
+    assert all(torch.equal(tensor, first[name]) for name, tensor in told.items())
+    assert any(not torch.equal(tensor, first[name]) for name, tensor in other.items())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", [*OPTIMIZERS, "momentum"])
 def test_a_resumed_optimizer_goes_on_to_the_bit(name: str, dtype: torch.dtype, tmp_path: Path) -> None:

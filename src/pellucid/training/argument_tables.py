@@ -54,6 +54,7 @@ OPTIMIZER_OPTIONS: dict[str, dict[str, type]] = {
     "sgd": {"momentum": float, "dampening": float, "nesterov": bool},
     "adagrad": {"lr_decay": float, "eps": float},
     "rmsprop": {"momentum": float, "alpha": float, "eps": float, "centered": bool},
+    "adafactor": {"scale_parameter": bool, "clip_threshold": float, "decay_rate": float, "beta1": float},
 }
 """What `optim_args` may say about an optimizer; the other optimizers take all they need from fields of their own."""
 

@@ -130,7 +130,7 @@ def optimizer_class(args: TrainingArguments) -> tuple[type[Optimizer], dict[str,
         case OptimizerNames.ADAMW_TORCH_FUSED:
             return AdamW, settings | adam | {"fused": True}
         case OptimizerNames.ADAFACTOR:
-            return Adafactor, settings | {"scale_parameter": False, "relative_step": False}
+            return Adafactor, {"scale_parameter": False, "relative_step": False} | settings
         case OptimizerNames.SGD:
             return SGD, settings
         case OptimizerNames.ADAGRAD:
