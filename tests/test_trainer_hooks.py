@@ -214,11 +214,12 @@ def loss_of_ones_own(library: Any) -> type:
 
 
 class Older(Trainer):
-    """As scripts of earlier years have it: a mean, and no number of items."""
+    """As scripts of earlier years have it: labels taken out, a mean, and no number of items."""
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False) -> Any:
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        loss = torch.nn.functional.cross_entropy(outputs.logits, inputs["labels"])
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = torch.nn.functional.cross_entropy(outputs.logits, labels)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -230,6 +231,7 @@ def test_a_loss_of_ones_own_weighs_rows_alike(accumulation: int, tokenizer: Any,
         other = trained(pellucid, kind, "texts", tokenizer, tmp_path, **changes)
         np.testing.assert_allclose(curve(other), curve(own), rtol=1e-5, atol=1e-7)
         assert other.evaluate()["eval_loss"] == pytest.approx(own.evaluate()["eval_loss"], rel=1e-5)
+        assert other.predict(rows_of("texts")).label_ids.tolist() == [row["label"] for row in rows_of("texts")]
 
 
 @pytest.mark.parametrize("divides", [True, False])

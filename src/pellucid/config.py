@@ -101,6 +101,8 @@ class PretrainedConfig:
     id2label: dict[int, str] | None = None
     label2id: dict[str, int] | None = None
     problem_type: ProblemType | None = None
+    finetuning_task: str | None = None
+    """What a script has noted of the data, for people."""
     pruned_heads: dict[int, list[int]] = {}
     name_or_path: str = ""
 

@@ -99,7 +99,7 @@ def answer_batches(
         packed = args.packed and loss_only and _takes_packed(trainer)
         for turn, (given, size) in zip(turns, own_batches(loader, together, packed), strict=True):
             batch = on_device(given, args.device)
-            loss, logits, labels = trainer.prediction_step(model, batch, loss_only, ignore_keys)
+            loss, logits, labels = trainer.prediction_step(model, dict(batch), loss_only, ignore_keys)
             if logits is not None and trainer.preprocess_logits_for_metrics is not None:
                 logits = trainer.preprocess_logits_for_metrics(logits, labels)
             trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)

@@ -569,6 +569,8 @@ class Trainer(HookMixin, ReportMixin):
     ) -> tuple[Tensor | None, Any, Any]:
         """Loss, logits and labels of a batch, without gradients; to be overridden by trainers of other kinds."""
         has_labels = any(name in inputs for name in ("labels", "start_positions", "next_sentence_label"))
+        # A loss of a user's own may take the labels out of the batch.
+        labels = tuple(inputs[name] for name in ("labels", "start_positions", "end_positions") if name in inputs)
         with torch.no_grad(), self.autocast():
             if has_labels:
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -576,7 +578,6 @@ class Trainer(HookMixin, ReportMixin):
                 loss, outputs = None, model(**inputs, return_dict=True)
         left_out = {"loss", "hidden_states", "attentions", "past_key_values", *(ignore_keys or ())}
         logits = tuple(value for name, value in outputs.items() if name not in left_out and isinstance(value, Tensor))
-        labels = tuple(inputs[name] for name in ("labels", "start_positions", "end_positions") if name in inputs)
         if prediction_loss_only:
             return loss, None, None
         return loss, _alone(logits), _alone(labels)
