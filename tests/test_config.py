@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+import pellucid
 from pellucid import AutoConfig, BertConfig, ConfigError, DistilBertConfig, InputError, UnknownArgumentError
 
 CLASSES = [BertConfig, DistilBertConfig]
@@ -55,6 +56,20 @@ def test_wrong_values_are_named(field: str, value: object, wanted: str) -> None:
     with pytest.raises(ConfigError, match=f"{field}: got .*{wanted}") as caught:
         BertConfig(**{field: value})
     assert "\n" not in str(caught.value)
+
+
+def test_fields_are_set_by_a_text() -> None:
+    config, peer = pellucid.GPT2Config(), transformers.GPT2Config()
+    for one in (config, peer):
+        one.update_from_string("n_embd=36,resid_pdrop=0.2,scale_attn_weights=false,activation_function=relu")
+    for name in ("n_embd", "resid_pdrop", "scale_attn_weights", "activation_function"):
+        assert getattr(config, name) == getattr(peer, name)
+    for text, problem in (
+        ("n_embd=many", "n_embd: got 'many', wanted a whole number"), ("n_embdd=3", "there is no field 'n_embdd'; did you mean 'n_embd'"),
+        ("scale_attn_weights=perhaps", "got 'perhaps', wanted"), ("id2label=x", "which no text gives"),
+    ):  # fmt: skip
+        with pytest.raises((ConfigError, AttributeError), match=problem):
+            config.update_from_string(text)
 
 
 def test_labels_stay_in_step() -> None:

@@ -133,6 +133,13 @@ def test_progress_bars_can_be_hidden(quiet: python_logging.Logger, capsys: pytes
 # ---------------------------------------------------------------------- versions and seeds
 
 
+def test_what_is_installed() -> None:
+    for name in pellucid.utils.__all__:
+        if name.startswith("is_"):
+            assert getattr(pellucid.utils, name)() is getattr(transformers.utils, name)()
+    assert pellucid.is_torch_available() and not pellucid.is_torch_xla_available()
+
+
 def test_versions() -> None:
     check_min_version("4.30.0")
     check_min_version(pellucid.utils.FOLLOWS)

@@ -124,7 +124,7 @@ _HOMES = {
     "training.state": "ExportableState TrainerControl TrainerState",
     "training.streams": "RowStream blocks_of interleave_rows load_rows read_ahead",
     "training.trainer": "Trainer",
-    "utils": "logging",
+    "utils": "is_torch_available is_torch_xla_available logging",
 }
 """Module → the public names that live in it. Names of architectures are found by looking into `models/`."""
 

@@ -506,4 +506,6 @@ from pellucid.training.streams import interleave_rows as interleave_rows
 from pellucid.training.streams import load_rows as load_rows
 from pellucid.training.streams import read_ahead as read_ahead
 from pellucid.training.trainer import Trainer as Trainer
+from pellucid.utils import is_torch_available as is_torch_available
+from pellucid.utils import is_torch_xla_available as is_torch_xla_available
 from pellucid.utils import logging as logging

@@ -30,12 +30,12 @@ from typing import (
 
 from pellucid import hub
 from pellucid.config_files import LOADING_KEYWORDS, load_config_dict
+from pellucid.config_values import SWITCH, mismatch
 from pellucid.config_values import Count as Count
 from pellucid.config_values import Positive as Positive
 from pellucid.config_values import Range as Range
 from pellucid.config_values import Rate as Rate
 from pellucid.config_values import Size as Size
-from pellucid.config_values import mismatch
 from pellucid.errors import ConfigError, did_you_mean, refuse_remote_code, reject_unknown, strict
 from pellucid.files import atomic_folder, read_json, write_json
 
@@ -380,6 +380,27 @@ class PretrainedConfig:
         """Set several fields at once."""
         for name, value in config_dict.items():
             setattr(self, name, value)
+
+    @strict
+    def update_from_string(self, update_str: str) -> None:
+        """Set several fields, as scripts take them: `"n_embd=32,resid_pdrop=0.2,scale_attn_weights=false"`.
+
+        Raises:
+            ConfigError: there is no such field, or its value cannot be written so.
+        """
+        for part in filter(None, update_str.split(",")):
+            name, _, text = part.partition("=")
+            before = getattr(self, name.strip())  # its kind says how the text is read
+            read: Any = SWITCH.get if isinstance(before, bool) else type(before)
+            if not isinstance(before, bool | int | float | str):
+                raise ConfigError(
+                    f"{type(self).__name__}: {name}: it is {before!r} and cannot be given as a text; set it"
+                )
+            try:
+                value = read(text.strip().lower() if isinstance(before, bool) else text.strip())
+            except ValueError:
+                value = text  # the field says what it wants
+            setattr(self, name.strip(), text if value is None else value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PretrainedConfig) and self.to_dict() == other.to_dict()

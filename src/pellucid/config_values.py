@@ -22,6 +22,9 @@ Rate = Annotated[float, Range(0.0, 1.0)]
 Positive = Annotated[float, Range(0.0, float("inf"))]
 """A number that is not negative."""
 
+SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+"""Words that stand for yes and no."""
+
 
 def mismatch(value: Any, hint: Any) -> str | None:
     """`None` when `value` fits the annotation, else what was wanted in words."""

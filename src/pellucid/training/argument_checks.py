@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pellucid.config_values import SWITCH
 from pellucid.errors import InputError, PellucidError, did_you_mean
 from pellucid.files import parse_json, quoted, read_json
 from pellucid.training.argument_tables import (
@@ -227,7 +228,7 @@ def optimizer_options(args: TrainingArguments) -> dict[str, Any]:
             )
         if name in found:
             raise InputError(f"optim_args: got {name} twice, wanted it once")
-        switch = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(text.lower())
+        switch = SWITCH.get(text.lower())
         try:
             found[name] = float(text) if known[name] is float else {True: True, False: False}[switch]  # type: ignore[index]
         except (ValueError, KeyError):

@@ -21,7 +21,7 @@ from enum import Enum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from pellucid.config_values import mismatch
+from pellucid.config_values import SWITCH, mismatch
 from pellucid.errors import InputError, did_you_mean
 from pellucid.files import quoted
 from pellucid.training.argument_tables import GONE, RENAMED, SWITCHES
@@ -29,7 +29,6 @@ from pellucid.training.argument_tables import GONE, RENAMED, SWITCHES
 if TYPE_CHECKING:
     from pellucid.training.arguments import TrainingArguments
 
-SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _LETTERS = {"t": "true", "y": "yes", "f": "false", "n": "no"}
 """Short for those where nothing but a switch is meant."""
 _NONE = ("none", "null")
