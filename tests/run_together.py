@@ -12,6 +12,7 @@ import json
 import os
 import random
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,11 @@ def main(folder: Path, given: dict[str, Any]) -> None:
         per_device_eval_batch_size=2,
         **given,
     )  # fmt: skip
+    with settings.main_process_first(desc="what others find"):
+        if settings.local_process_index == 0:
+            time.sleep(0.3)
+            (folder / "mark").touch()
+        assert (folder / "mark").exists()
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.4)
     trainer = kind(model, settings, collator, dataset, rows[:9], tokenizer, callbacks=[Stop(stop)] if stop else [])
     trainer.train(resume_from_checkpoint=resume)

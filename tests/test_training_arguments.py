@@ -319,3 +319,10 @@ def test_settings_need_no_torch() -> None:
         "T('out', lr_scheduler_type='cosine', lr_scheduler_kwargs={'num_cycles': 2}); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_mode_of_a_process_alone() -> None:
+    args = TrainingArguments("x", use_cpu=True)
+    assert args.parallel_mode.value != "distributed"
+    with args.main_process_first(local=False, desc="map"):
+        pass

@@ -30,6 +30,14 @@ class SaveStrategy(StrEnum):
     BEST = "best"
 
 
+class ParallelMode(StrEnum):
+    """How a model is trained by several devices."""
+
+    NOT_PARALLEL = "not_parallel"
+    NOT_DISTRIBUTED = "not_distributed"
+    DISTRIBUTED = "distributed"
+
+
 class HubStrategy(StrEnum):
     """What is uploaded with `push_to_hub`, and when."""
 

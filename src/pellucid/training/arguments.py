@@ -13,7 +13,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -31,6 +32,7 @@ from pellucid.training.argument_tables import (
     HubStrategy,
     IntervalStrategy,
     OptimizerNames,
+    ParallelMode,
     SaveStrategy,
     fixed_problem,
     modern,
@@ -344,6 +346,24 @@ class TrainingArguments(metaclass=_Tolerant):
     def world_size(self) -> int:
         """Processes that train together, as `torchrun` started them."""
         return _of_process("WORLD_SIZE", 1)
+
+    @property
+    def parallel_mode(self) -> ParallelMode:
+        """Whether several processes train together."""
+        return ParallelMode.DISTRIBUTED if self.world_size > 1 else ParallelMode.NOT_PARALLEL
+
+    @contextmanager
+    def main_process_first(self, local: bool = True, desc: str = "work") -> Iterator[None]:
+        """What is in the block is done by the first process before the others, who find its files.
+
+        Args:
+            local: by the first of each machine; else by the first of all, whose files all must see.
+            desc: accepted for compatibility.
+        """
+        from pellucid.training.processes import Processes
+
+        with Processes.of(self).first_before_others(self.local_process_index if local else self.process_index):
+            yield
 
     @property
     def process_index(self) -> int:

@@ -4,7 +4,7 @@
 
     together = Processes.of(args)               count 2; index 0 and 1
     together.sum(loss)                          the same number in each
-    with together.first_alone(): …              what only the first does, while the others wait
+    with together.first_before_others(0): …     what the first has done when the others begin
 
 A process by itself is `count == 1`, where all of this costs nothing. What processes tell each other are tensors and
 texts, never pickled objects.
@@ -84,6 +84,21 @@ class Processes:
         """Until all processes are here."""
         if self.count > 1:
             self.sum(0)
+
+    @contextmanager
+    def first_before_others(self, index: int) -> Iterator[None]:
+        """The block is done by the processes with number 0 before the others begin it, who find what these have left.
+
+        Args:
+            index: number of this process, among all or on its machine.
+        """
+        if index:
+            self.wait()
+        try:
+            yield
+        finally:
+            if not index:
+                self.wait()
 
     def tell(self, text: str) -> list[str]:
         """A text of each process, in their order, known to all."""
