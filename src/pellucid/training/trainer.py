@@ -141,6 +141,7 @@ class Trainer(HookMixin, ReportMixin):
             [*usual, *(callbacks or ()), shown], self.model, self.processing_class, self.optimizer, self.lr_scheduler
         )
         self._interrupts, self._is_ending = Interrupts(False), False
+        self._share = 1.0  # of the labels of a step that its present batch has
         self._event("on_init_end")
 
     def _collator(self, given: Any) -> Any:
