@@ -66,7 +66,7 @@ def test_fields_are_set_by_a_text() -> None:
         assert getattr(config, name) == getattr(peer, name)
     for text, problem in (
         ("n_embd=many", "n_embd: got 'many', wanted a whole number"), ("n_embdd=3", "no field 'n_embdd'"),
-        ("scale_attn_weights=perhaps", "got 'perhaps', wanted"), ("id2label=x", "which no text gives"),
+        ("scale_attn_weights=perhaps", "got 'perhaps', wanted"), ("id2label=x", "cannot be given as a text"),
     ):  # fmt: skip
         with pytest.raises((ConfigError, AttributeError), match=problem):
             config.update_from_string(text)
