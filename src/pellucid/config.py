@@ -389,18 +389,18 @@ class PretrainedConfig:
             ConfigError: there is no such field, or its value cannot be written so.
         """
         for part in filter(None, update_str.split(",")):
-            name, _, text = part.partition("=")
-            before = getattr(self, name.strip())  # its kind says how the text is read
-            read: Any = SWITCH.get if isinstance(before, bool) else type(before)
+            name, text = (side.strip() for side in part.partition("=")[::2])
+            before = getattr(self, name)  # its kind says how the text is read
+            value: Any
             if not isinstance(before, bool | int | float | str):
                 raise ConfigError(
                     f"{type(self).__name__}: {name}: it is {before!r} and cannot be given as a text; set it"
                 )
             try:
-                value = read(text.strip().lower() if isinstance(before, bool) else text.strip())
-            except ValueError:
+                value = SWITCH[text.lower()] if isinstance(before, bool) else type(before)(text)
+            except (KeyError, ValueError):
                 value = text  # the field says what it wants
-            setattr(self, name.strip(), text if value is None else value)
+            setattr(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PretrainedConfig) and self.to_dict() == other.to_dict()

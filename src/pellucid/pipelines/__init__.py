@@ -258,7 +258,7 @@ def pipeline(
             model, where["revision"] = _default_of(kind, task), revision or default_revision(task) or "main"
         where = at_one_commit(model, where)
         loaded = kind.load_model(model, config=config, **where, **loader)
-        if "gguf_file" not in loader:
+        if loaded.peft_config:
             tokenizer, where = _beside_adapter(model, tokenizer, where)
         if device is None and device_map is None:
             device = _first_gpu()
@@ -273,7 +273,7 @@ def pipeline(
 def _beside_adapter(model: str | PathLike[str], tokenizer: Any, where: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The tokenizer of an adapter, which may have words of its own, and where the files of the adapter's model are.
 
-    Anything but an adapter, or one without a tokenizer, leaves what is given as it is.
+    An adapter without a tokenizer leaves that of its model.
     """
     from pellucid.adapters import base_of_adapter
     from pellucid.tokenizer import AutoTokenizer
@@ -333,6 +333,7 @@ def _task_of(model: Any, config: Any, where: dict[str, Any]) -> str:
     if model is None:
         raise InputError(f"pipeline: got neither a task nor a model, wanted at least one; tasks are {sorted(TASKS)}")
     if isinstance(model, str | PathLike):
+        where = at_one_commit(model, where)  # what is looked for twice is then asked for once
         if (task := task_of_adapter(model, where)) is not None:
             return task
         if config is None:

@@ -117,8 +117,8 @@ class ReportMixin:
         last = {name: value for entry in self.state.log_history for name, value in entry.items()}
         figures = {name.removeprefix("eval_"): value for name, value in last.items() if name.startswith("eval_")}
         timings = ("runtime", "per_second")
-        named, parts = _several(dataset) or _several(dataset_tags), _several(dataset_args)
-        data = {"train": " ".join([", ".join(named), *([f"({', '.join(parts)})"] if parts else [])])} if named else {}
+        named, parts = ", ".join(_several(dataset) or _several(dataset_tags)), ", ".join(_several(dataset_args))
+        data = {"train": f"{named} ({parts})" if parts else named} if named else {}
         write_model_card(
             Path(str(self.args.output_dir)), task=next(iter(_several(tasks)), None),
             base_model=finetuned_from or self.model.name_or_path or None, data=data,

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import count, islice
 from pathlib import Path
 from time import perf_counter
@@ -216,10 +216,11 @@ class Trainer(HookMixin, ReportMixin):
 
     def _length(self, feed: Feed) -> tuple[int, int]:
         """How many steps a run has, and how many epochs these are begun in."""
-        if feed.steps_in(0) is None:
+        steps = feed.steps_in(0)
+        if steps is None:
             return self.args.max_steps, 1
         if self.args.max_steps > 0:
-            return self.args.max_steps, math.ceil(self.args.max_steps / (feed.steps_in(0) or 1))
+            return self.args.max_steps, math.ceil(self.args.max_steps / steps)
         return planned_steps(feed, self.args.num_train_epochs), math.ceil(self.args.num_train_epochs)
 
     def _make_optimizer(self, max_steps: int) -> None:
@@ -314,16 +315,17 @@ class Trainer(HookMixin, ReportMixin):
         """
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
-            mean: Tensor = self.compute_loss(model, inputs, **self._counted(num_items_in_batch))
+            told: dict[str, Any] = {"num_items_in_batch": num_items_in_batch} if self._takes_items else {}
+            mean: Tensor = self.compute_loss(model, inputs, **told)
         loss = mean * self._share
         torch.autograd.backward(loss * self.processes.count)  # processes take the mean of their gradients
         return loss.detach()
 
-    def _counted(self, items: int | None) -> dict[str, Any]:
-        """`num_items_in_batch`, for a `compute_loss` that takes it; older scripts have none that does."""
+    @cached_property
+    def _takes_items(self) -> bool:
+        """Whether `compute_loss` is told how many labels count; older scripts have one that does not take it."""
         taken = inspect.signature(self.compute_loss).parameters
-        takes_all = any(one.kind is one.VAR_KEYWORD for one in taken.values())
-        return {"num_items_in_batch": items} if takes_all or "num_items_in_batch" in taken else {}
+        return "num_items_in_batch" in taken or any(one.kind is one.VAR_KEYWORD for one in taken.values())
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Computing in bfloat16, where the settings say so."""
